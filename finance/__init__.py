@@ -1,0 +1,1 @@
+"""Visual finance: candlestick pictures of markets, portfolios and their back-tests."""

@@ -1,0 +1,209 @@
+"""Decoding of untrusted images and fitting them to a square."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxfaces.data.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM")
+SUFFIXES = frozenset(".png .jpg .jpeg .gif .bmp .webp .ppm .pgm .pbm .pnm".split())
+MAX_PIXELS = 50_000_000
+FITS = ("warp", "pad", "crop")
+
+# Trimming of white margins as in the released code of Ranked List Loss.
+WHITE = 250
+MARGIN = 15
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(DataError):
+    """One image cannot be decoded; the message says why, not which image."""
+
+
+def check(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Reads an image's header only: quick, and blind to damage further on.
+
+    Args:
+      data: an encoded image or the path of one.
+      max_pixels: largest width times height allowed.
+
+    Raises:
+      ImageError: not an image of a permitted format and size.
+    """
+    with _opened(data, max_pixels):
+        pass
+
+
+def decode(
+    data: bytes | Path, *, grey: bool = False, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decodes an untrusted image to 8-bit grey or RGB, the right way up.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit grey is divided
+    by 257, and of an animation the first frame is taken.
+
+    Args:
+      data: an encoded image or the path of one, in one of `FORMATS`.
+      grey: give one channel (ITU-R 601 luma) and not three.
+      max_pixels: largest width times height allowed, checked before decoding.
+
+    Returns:
+      The image in mode "L" or "RGB".
+
+    Raises:
+      ImageError: the image is of another format, too large, truncated or damaged.
+    """
+    with _opened(data, max_pixels) as image:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        flat = _flat(image).convert("L" if grey else "RGB")
+        return flat if turn is None else flat.transpose(turn)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens an image and turns whatever goes wrong meanwhile into `ImageError`."""
+    stream = io.BytesIO(data) if isinstance(data, bytes) else data
+    try:
+        with Image.open(stream, formats=FORMATS) as image:
+            if not 0 < image.width * image.height <= max_pixels:
+                raise ImageError(
+                    f"{image.width} x {image.height} pixels, allowed are 1 to "
+                    f"{max_pixels} in all"
+                )
+            yield image
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError("no such file") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image in {', '.join(FORMATS)} format") from error
+    # Parsers of untrusted bytes raise nearly anything: OSError, SyntaxError,
+    # struct.error, IndexError, DecompressionBombError …
+    except Exception as error:
+        raise ImageError(f"damaged image ({error})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or the EXIF block is damaged."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the pixels are good whatever the EXIF parser makes of its block
+        return 1
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """An image whose mode converts to 8-bit grey or RGB without surprise."""
+    if image.mode == "F":
+        raise ImageError("floating-point images are not supported")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image).convert("RGB")
+    return image
+
+
+def trim_white(image: Image.Image) -> Image.Image:
+    """Cuts white margins: the box of pixels with grey < 250, grown by 15 pixels.
+
+    An image without such pixels is left as it is.
+
+    Source: released code of Ranked List Loss (Wang et al. 2019).
+    """
+    box = image.convert("L").point(lambda value: 255 * (value < WHITE)).getbbox()
+    if box is None:
+        return image
+    left, top, right, bottom = box
+    return image.crop(
+        (
+            max(left - MARGIN, 0),
+            max(top - MARGIN, 0),
+            min(right + MARGIN, image.width),
+            min(bottom + MARGIN, image.height),
+        )
+    )
+
+
+def fit(image: Image.Image, size: int, how: str = "warp") -> Image.Image:
+    """Fits an image to a square with a triangle filter, antialiased on reduction.
+
+    Args:
+      image: mode "L" or "RGB".
+      size: side of the square in pixels.
+      how: "warp" loses the aspect, "pad" brings the longer side to `size` and centres
+        the image on white, "crop" brings the shorter side to `size` and keeps the
+        centre.
+
+    Returns:
+      The `size` x `size` image.
+
+    Raises:
+      ValueError: `how` is none of these.
+    """
+    width, height = image.size
+    bilinear = Image.Resampling.BILINEAR
+    if how == "warp":
+        return image.resize((size, size), bilinear)
+    if how == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        return image.resize((size, size), bilinear, box=box)
+    if how == "pad":
+        scale = size / max(width, height)
+        inner = max(round(width * scale), 1), max(round(height * scale), 1)
+        square = Image.new(image.mode, (size, size), "white")
+        corner = ((size - inner[0]) // 2, (size - inner[1]) // 2)
+        square.paste(image.resize(inner, bilinear), corner)
+        return square
+    raise ValueError(f"--fit must be one of {', '.join(FITS)}, got {how!r}")
+
+
+def load(
+    data: bytes | Path,
+    *,
+    size: int = 0,
+    how: str = "warp",
+    trim: bool = False,
+    grey: bool = False,
+) -> np.ndarray:
+    """Decodes an untrusted image and fits it to a square.
+
+    Args:
+      data: an encoded image or the path of one.
+      size: side of the square in pixels, 0 to keep the image's own size.
+      how: see `fit`.
+      trim: cut white margins first, see `trim_white`.
+      grey: one channel and not three.
+
+    Returns:
+      (H, W, C) uint8 pixels, C = 1 if `grey` else 3.
+
+    Raises:
+      ImageError: the image cannot be decoded.
+    """
+    image = decode(data, grey=grey)
+    if trim:
+        image = trim_white(image)
+    if size and image.size != (size, size):
+        image = fit(image, size, how)
+    pixels = np.asarray(image)
+    return pixels[..., None] if grey else pixels

@@ -1,0 +1,1 @@
+"""The trainer: phases, streams, checkpoints and logs for any task."""

@@ -1,0 +1,21 @@
+"""Errors of a run whose message tells its user what to do."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot begin or go on."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is missing or cannot be read back."""
+
+
+class DivergedError(RunError):
+    """A metric became NaN or infinite."""
+
+
+class Interrupted(RunError):
+    """The run was asked to stop; its state is saved."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal

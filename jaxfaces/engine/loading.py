@@ -1,0 +1,57 @@
+"""A trained run, ready for a notebook."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxfaces.engine import variables as variables_lib
+from jaxfaces.engine.rundir import RunDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `load` gives back.
+
+    Attributes:
+      task: the task with its hyper-parameters.
+      apply: `(variables, batch) -> outputs`, pure; the task's `predict`.
+      variables: nested dictionaries of arrays.
+      step: at which step of the run they were taken.
+    """
+
+    task: Any
+    apply: Callable[[Any, Mapping[str, Any]], Any]
+    variables: Any
+    step: int
+
+
+def load(
+    workdir: Path | str,
+    *,
+    best: bool = False,
+    seed: int = 0,
+    task_class: type | None = None,
+) -> Trained:
+    """Loads a finished or running run; needs neither its data nor its optimiser.
+
+    Args:
+      workdir: the run directory.
+      best: the variables of the best validation measure instead of the newest.
+      seed: which of several parallel seeds, counted from 0.
+      task_class: the task's dataclass, where it was defined in a notebook and cannot be
+        imported by name.
+
+    Returns:
+      Task, apply function and variables.
+
+    Raises:
+      RunError: there is no run, or its files are missing or damaged.
+    """
+    folder = RunDir(Path(workdir))
+    task, _ = folder.read(task_class)
+    loaded, metadata = variables_lib.load(folder.params(seed, best=best))
+    arrays = jax.tree.map(jax.numpy.asarray, loaded)
+    return Trained(task, task.predict, arrays, int(metadata["step"]))

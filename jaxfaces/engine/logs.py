@@ -1,0 +1,132 @@
+"""The log of a run: metrics.jsonl, TensorBoard events and a progress bar."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import tqdm
+from tensorboardX import SummaryWriter
+
+
+class Log:
+    """Measurements of a run by step, appended to its folder.
+
+    Lines after `step` are cut off first, as if the run had been stopped there: what a
+    resumed run does again is not logged twice.
+
+    Args:
+      folder: the run directory.
+      step: number of finished steps of the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, folder: Path, *, step: int):
+        self._path = folder / "metrics.jsonl"
+        _cut(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+        # TensorBoard drops the events after this step that an earlier process wrote.
+        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line a value; a value that is not finite is written as null."""
+        for name, value in values.items():
+            finite = math.isfinite(value)
+            record = {"step": step, "name": name, "value": value if finite else None}
+            self._file.write(json.dumps(record) + "\n")
+            self._events.add_scalar(name, value, step)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Makes sure that the log is on disk before a checkpoint that relies on it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._events.flush()
+
+    def records(self) -> list[dict[str, Any]]:
+        """All lines so far."""
+        self._file.flush()
+        return read(self._path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def _cut(path: Path, step: int) -> None:
+    kept = [record for record in read(path) if record["step"] <= step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class Progress:
+    """A progress bar with rate, time left and the main measures; none off a terminal.
+
+    Args:
+      step: number of finished steps.
+      steps: number of steps of the run.
+      quiet: print nothing at all.
+    """
+
+    def __init__(self, step: int, steps: int, *, quiet: bool):
+        self._quiet = quiet
+        self._bar = tqdm.tqdm(
+            total=steps,
+            initial=step,
+            unit="step",
+            disable=quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+        self._shown: dict[str, str] = {}
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._bar.update()
+
+    def show(self, **values: float) -> None:
+        """Puts the newest values beside the bar."""
+        self._shown |= {name: f"{value:.4g}" for name, value in values.items()}
+        self._bar.set_postfix(self._shown, refresh=False)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if not self._quiet:
+            tqdm.tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()

@@ -1,0 +1,313 @@
+"""The training loop: `run` trains a task in a run directory, or goes on with it."""
+
+import collections
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfaces.engine import (
+    assembly as assembly_lib,
+)
+from jaxfaces.engine import (
+    config,
+    evaluation,
+    mesh,
+    reader,
+    report,
+    signals,
+    totals,
+    variables,
+)
+from jaxfaces.engine.checkpoints import Checkpoints
+from jaxfaces.engine.errors import DivergedError, Interrupted
+from jaxfaces.engine.logs import Log, Progress
+from jaxfaces.engine.options import Options
+from jaxfaces.engine.rundir import RunDir
+
+# Steps that may be on their way to the device before the host waits for the oldest.
+IN_FLIGHT = 4
+
+
+def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
+    """Trains a task, or resumes it where its run directory stops.
+
+    Args:
+      task: a task (`jaxfaces.engine.task.Task`) with its hyper-parameters.
+      workdir: the run directory; made if absent. The same task and options again go
+        on from the newest checkpoint; a larger `steps` lengthens a finished run.
+      **overrides: options of the engine by flag name, such as `seed=1`.
+
+    Returns:
+      The content of summary.json.
+
+    Raises:
+      ValueError: a hyper-parameter or option is out of range.
+      RunError: the directory holds another run, a checkpoint is damaged, a metric became
+        NaN, or the run was asked to stop (its state is saved).
+    """
+    options = config.replace(Options(), overrides)
+    config.check(task)
+    evaluation.parse_monitor(task.monitor)
+    folder = RunDir(Path(workdir))
+    task, options = folder.open(task, options)
+    if options.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", options.compile_cache)
+    with Checkpoints(folder.checkpoints, keep=options.keep) as checkpoints:
+        with signals.stop_requests() as request:
+            return _Run(task, options, folder, checkpoints, request).train()
+
+
+class _Run:
+    """A run between two calls of the command; `train` is the loop."""
+
+    def __init__(
+        self,
+        task: Any,
+        options: Options,
+        folder: RunDir,
+        checkpoints: Checkpoints,
+        request: signals.Request,
+    ):
+        self.options, self.folder, self.request = options, folder, request
+        self.checkpoints = checkpoints
+        self.steps = task.steps
+        done = checkpoints.steps()
+        self.step = done[-1] if done else 0
+        self.progress = Progress(self.step, self.steps, quiet=options.quiet)
+        self.parts = assembly_lib.assemble(task, options, warn=self._warn)
+        self.task, self.program = self.parts.task, self.parts.program
+        folder.settle_sizes(self.parts.sizes)
+        self.validation = self.parts.evaluation_streams("validation")
+        self.tree = self.parts.start()
+        self.meta = report.first_meta()
+        if done:
+            self.meta |= checkpoints.meta(self.step)
+            self.tree = checkpoints.restore(self.step, self.tree)
+        self.saved = self.step if done else None
+        self.clock = time.perf_counter()
+
+    def train(self) -> dict[str, Any]:
+        """Runs to the last step; returns the summary."""
+        if self.step >= self.steps and self.folder.summary.exists():
+            self.progress.say(f"{self.folder.folder} is finished at step {self.step}")
+            return json.loads(self.folder.summary.read_text(encoding="utf-8"))
+        with Log(self.folder.folder, step=self.step) as self.log:
+            self._greet()
+            if self.saved is None:
+                self._boundary()
+            with self._profiled(), self._batches() as batches:
+                self._loop(batches)
+            self.progress.close()
+            return self._finish()
+
+    def _loop(self, batches: Iterator[Any]) -> None:
+        in_flight: collections.deque[jax.Array] = collections.deque()
+        timeline, program = self.parts.timeline, self.program
+        for host in batches:
+            phase, begins = timeline.at(self.step)
+            if begins and phase.enter is not None:
+                self._enter(phase)
+            batch = mesh.put(program.mesh, host)
+            self.tree["state"], self.tree["totals"][phase.name], token = program.step(
+                phase, self.tree["state"], self.tree["totals"][phase.name], batch,
+                self.step,
+            )  # fmt: skip
+            self.step += 1
+            self.meta["examples"] += sum(len(part["valid"]) for part in host.values())
+            self.progress.advance()
+            in_flight.append(token)
+            if len(in_flight) > IN_FLIGHT:
+                in_flight.popleft().block_until_ready()
+            self._trace_profile(token)
+            if self.request.signal is not None:
+                self._stop()
+            if self._due(self.options.log_every):
+                self._log_totals()
+            self._boundary()
+
+    def _boundary(self) -> None:
+        """What is due after a step: evaluation, then a checkpoint of what it found."""
+        evaluates = self._due(self.options.eval_every) and self.validation
+        if evaluates:
+            self._guard()
+            self._evaluate()
+        if evaluates or self._due(self.options.checkpoint_every):
+            self._save()
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and (self.step % every == 0 or self.step == self.steps)
+
+    def _enter(self, phase: Any) -> None:
+        state, metrics = self.program.enter(phase, self.tree["state"], self.step)
+        self.tree["state"] = state
+        pairs = jax.device_get(metrics)
+        values = {name: np.atleast_1d(s / c) for name, (s, c) in pairs.items()}
+        self.log.write(self.step, self._by_seed(f"{phase.name}/enter", values))
+
+    def _log_totals(self) -> None:
+        self._guard()
+        all_totals = self.tree["totals"]
+        for phase in self.parts.timeline.phases:
+            values = totals.means(jax.device_get(all_totals[phase.name]))
+            self.log.write(self.step, self._by_seed(phase.name, values))
+            if "loss" in values:
+                self.progress.show(loss=float(values["loss"].mean()))
+            all_totals[phase.name] = self.program.clear(all_totals[phase.name])
+
+    def _by_seed(self, prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+        """Names values for the log, one name a seed where there are several."""
+        seeds = range(self.program.seeds)
+        if len(seeds) == 1:
+            return {f"{prefix}/{n}": float(v[0]) for n, v in values.items()}
+        first = self.options.seed
+        return {
+            f"{prefix}/{name}/seed{first + i}": float(value[i])
+            for name, value in values.items()
+            for i in seeds
+        }
+
+    def _guard(self) -> None:
+        """Stops the run if a metric was not finite since the last look."""
+        for phase, sums in self.tree["totals"].items():
+            bad = totals.first_bad(jax.device_get(sums))
+            if bad is None:
+                continue
+            step, name, seed = bad
+            which = (
+                f" of seed {self.options.seed + seed}" if self.program.seeds > 1 else ""
+            )
+            last = "none was saved"
+            if self.saved is not None:
+                last = f"step {self.saved} in {self.folder.checkpoints}"
+            raise DivergedError(
+                f"step {step}: {phase}/{name}{which} is not finite. Last good checkpoint: "
+                f"{last}. Try a lower --lr, a longer --warmup_steps or --clip_norm, "
+                "in a new --workdir"
+            )
+
+    def _evaluate(self) -> None:
+        measures = evaluation.measure(
+            self.program, self.tree["state"], self.validation, self.options
+        )
+        values = {name: [each[name] for each in measures] for name in measures[0]}
+        self.log.write(self.step, self._by_seed("validation", values))
+        self.meta["measures"] = measures
+        if self.step == 0:
+            self.meta["initial"] = measures
+        self._compare(evaluation.monitored(self.task.monitor, measures))
+        means = {name: float(np.mean(each)) for name, each in values.items()}
+        self.progress.say(report.line(self.step, means))
+        self._draw()
+
+    def _compare(self, value: float) -> None:
+        sign, name = evaluation.parse_monitor(self.task.monitor)
+        self.progress.show(**{name: value})
+        best = self.meta["best"]
+        if np.isfinite(value) and (best is None or sign * value > sign * best["value"]):
+            self.meta["best"] = {"step": self.step, "value": value, "measure": name}
+            self._write_params(best=True)
+
+    def _draw(self) -> None:
+        pictures = evaluation.draw(
+            self.program, self.tree["state"], self.validation, self.options
+        )
+        report.draw(self.folder.figures, pictures, self.log.records())
+
+    def _write_params(self, *, best: bool) -> None:
+        for seed in range(self.program.seeds):
+            one = self.program.state_of(self.tree["state"], seed)
+            variables.save(
+                self.folder.params(seed, best=best),
+                self.program.variables(one),
+                metadata={
+                    "step": str(self.step),
+                    "seed": str(self.options.seed + seed),
+                },
+            )
+
+    def _save(self) -> None:
+        """Saves a checkpoint, but never one of a state that has gone bad."""
+        if self.saved == self.step:
+            return
+        self._guard()
+        self.log.sync()
+        now = time.perf_counter()
+        self.meta["seconds"] += now - self.clock
+        self.clock = now
+        self.meta["reads"] = self.parts.timeline.reads(self.step)
+        best = self.meta["best"]
+        self.checkpoints.save(
+            self.step, self.tree, self.meta, best=best and best["step"]
+        )
+        self._write_params(best=False)
+        self.saved = self.step
+
+    def _stop(self) -> None:
+        self._save()
+        raise Interrupted(
+            f"stopped at step {self.step} of {self.steps}; the state is saved. "
+            "Give the same command to go on",
+            self.request.signal or 0,
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        """Measures the test split if asked to, and writes the summary."""
+        test = None
+        if self.options.test:
+            streams = self.parts.evaluation_streams("test")
+            test = evaluation.measure(
+                self.program, self.tree["state"], streams, self.options
+            )
+            values = {name: [each[name] for each in test] for name in test[0]}
+            self.log.write(self.step, self._by_seed("test", values))
+            means = {name: float(np.mean(each)) for name, each in values.items()}
+            self.progress.say(report.line("test", means))
+        report.draw(self.folder.figures, {}, self.log.records())
+        summary = report.summarize(self.parts, self.meta, test)
+        report.write(self.folder.summary, summary)
+        return summary
+
+    def _greet(self) -> None:
+        program = self.program
+        self.progress.say(
+            report.greeting(self.parts, self.folder.folder, self.step, self.steps)
+        )
+        if program.seeds > 1 and jax.default_backend() == "cpu":
+            self._warn("on a CPU several seeds run faster one after another")
+
+    def _warn(self, line: str) -> None:
+        self.progress.say(f"warning: {line}")
+
+    def _batches(self) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return reader.batches(
+            self.parts.timeline, self.parts.streams, self.step, self.options
+        )
+
+    @contextlib.contextmanager
+    def _profiled(self) -> Iterator[None]:
+        """Leaves no trace half written when the loop ends within one."""
+        self._profiling = False
+        try:
+            yield
+        finally:
+            if self._profiling:
+                jax.profiler.stop_trace()
+
+    def _trace_profile(self, token: jax.Array) -> None:
+        if not self.options.profile:
+            return
+        start, count = map(int, self.options.profile.split(":"))
+        if self.step == start:
+            jax.profiler.start_trace(str(self.folder.folder / "profile"))
+            self._profiling = True
+        elif self._profiling and self.step >= start + count:
+            token.block_until_ready()
+            jax.profiler.stop_trace()
+            self._profiling = False
+            self.progress.say(f"trace written to {self.folder.folder / 'profile'}")

@@ -1,0 +1,60 @@
+"""What the engine itself can be told, the same for every task."""
+
+import dataclasses
+
+from jaxfaces.engine.config import knob
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a run that are not its task's."""
+
+    seed: int = knob(
+        0, "Seed of initial parameters, of every random draw and of the data.", lower=0
+    )
+    data_seed: int = knob(-1, "Seed of the order of the data; -1 is --seed.", lower=-1)
+    parallel_seeds: int = knob(
+        1, "Train this many seeds at once, from --seed on, on shared batches.", lower=1
+    )
+    devices: int = knob(0, "How many devices share a batch; 0 is all.", lower=0)
+    schedule_steps: int = knob(
+        0,
+        "Length of the schedules; 0 is --steps. Kept when --steps of a run is raised.",
+        lower=0,
+    )
+    eval_every: int = knob(
+        500, "Steps between evaluations of the validation split; 0 is never.", lower=0
+    )
+    checkpoint_every: int = knob(500, "Steps between checkpoints.", lower=1)
+    test: bool = knob(False, "Measure the test split too, once, after the last step.")
+    log_every: int = knob(50, "Steps between lines of the log.", lower=1, runtime=True)
+    keep: int = knob(
+        2, "Newest checkpoints to keep, beside the best.", lower=1, runtime=True
+    )
+    workers: int = knob(
+        0, "Processes that read data; 0 reads in threads.", lower=0, runtime=True
+    )
+    threads: int = knob(2, "Threads that read data.", lower=1, runtime=True)
+    prefetch: int = knob(4, "Batches to read ahead.", lower=1, runtime=True)
+    compile_cache: str = knob(
+        "", "Folder that keeps compiled programs between runs.", runtime=True
+    )
+    profile: str = knob(
+        "", "START:COUNT writes a trace of COUNT steps from START.", runtime=True
+    )
+    quiet: bool = knob(False, "Print nothing but errors.", runtime=True)
+
+    def __post_init__(self) -> None:
+        """Checks what one knob cannot."""
+        if self.profile:
+            start, _, count = self.profile.partition(":")
+            if not (start.isdigit() and count.isdigit() and int(count) > 0):
+                raise ValueError(
+                    f"--profile must be START:COUNT, two whole numbers such as 20:5, "
+                    f"got {self.profile!r}"
+                )
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed that the order of the data follows."""
+        return self.seed if self.data_seed < 0 else self.data_seed

@@ -1,0 +1,89 @@
+"""Batches for every step of a run, and sweeps over a split, read ahead by grain."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain.python as grain
+import jax
+import numpy as np
+from absl import flags
+
+from jaxfaces.data.streams import Stream, load_batch
+from jaxfaces.engine.options import Options
+from jaxfaces.engine.timeline import Timeline
+
+
+def read_step(
+    timeline: Timeline, streams: Mapping[str, Stream], step: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """This process's rows of the batches that step number `step` reads, by stream."""
+    phase, _ = timeline.at(step)
+    reads = timeline.reads(step)
+    part, parts = jax.process_index(), jax.process_count()
+    return {
+        name: load_batch(streams[name], reads[name], part=part, parts=parts)
+        for name in phase.streams
+    }
+
+
+def first_batch(
+    timeline: Timeline, streams: Mapping[str, Stream]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The first batch of every stream that any phase reads."""
+    part, parts = jax.process_index(), jax.process_count()
+    names = timeline.reads(0)
+    return {n: load_batch(streams[n], 0, part=part, parts=parts) for n in names}
+
+
+@contextlib.contextmanager
+def batches(
+    timeline: Timeline, streams: Mapping[str, Stream], start: int, options: Options
+) -> Iterator[Iterator[Any]]:
+    """Iterates over the batches of steps `start` … `timeline.steps` - 1."""
+    dataset = grain.MapDataset.range(start, timeline.steps).map(
+        lambda step: read_step(timeline, streams, int(step))
+    )
+    with _ahead(dataset, options) as iterator:
+        yield iterator
+
+
+class Sweep:
+    """All host batches of a stream, once and in the order of its plan.
+
+    Attributes:
+      examples: number of rows.
+      classes: number of classes among them.
+    """
+
+    def __init__(self, stream: Stream, options: Options):
+        self.examples, self.classes = stream.examples, stream.classes
+        self._stream, self._options = stream, options
+
+    def __len__(self) -> int:
+        return self._stream.sweep
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        dataset = grain.MapDataset.range(self._stream.sweep).map(
+            lambda n: load_batch(self._stream, int(n))
+        )
+        with _ahead(dataset, self._options) as iterator:
+            yield from iterator
+
+
+@contextlib.contextmanager
+def _ahead(dataset: grain.MapDataset, options: Options) -> Iterator[Iterator[Any]]:
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain asks absl for debug options
+    ahead = dataset.to_iter_dataset(
+        grain.ReadOptions(
+            num_threads=options.threads, prefetch_buffer_size=options.prefetch
+        )
+    )
+    if options.workers:
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(options.workers))
+    iterator = iter(ahead)
+    try:
+        yield iterator
+    finally:
+        iterator.close()

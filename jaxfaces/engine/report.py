@@ -1,0 +1,165 @@
+"""What a run tells its user: greeting, lines, pictures, summary."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfaces import registry
+from jaxfaces.engine.assembly import Assembly
+from jaxfaces.engine.logs import write_text
+
+PACKAGES = ("jaxfaces", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def first_meta() -> dict[str, Any]:
+    """What checkpoints remember beside arrays, before any step."""
+    return {
+        "best": None,
+        "initial": None,
+        "measures": None,
+        "seconds": 0.0,
+        "examples": 0,
+        "reads": {},
+    }
+
+
+def greeting(parts: Assembly, folder: Path, step: int, steps: int) -> str:
+    """One line that says what begins or goes on."""
+    data = ", ".join(
+        f"{name}: {examples:,} examples"
+        + (f" of {classes:,} classes" if classes else "")
+        for name, (examples, classes) in parts.sizes.items()
+    )
+    device = parts.program.mesh.devices.flat[0].device_kind
+    where = f"resuming at step {step:,} of {steps:,}" if step else f"{steps:,} steps"
+    task = registry.name_of(type(parts.task))
+    return (
+        f"{task} in {folder}: {where} on {parts.program.mesh.size} × {device}; {data}"
+    )
+
+
+def line(where: int | str, measures: Mapping[str, float]) -> str:
+    """One line of measures."""
+    head = f"step {where}" if isinstance(where, int) else where
+    body = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
+    return f"{head:<12}{body}"
+
+
+def draw(folder: Path, pictures: Mapping[str, Any], records: list[dict]) -> None:
+    """Writes pictures and the curves of the log as PNG files."""
+    from jaxfaces.imaging import figures  # matplotlib takes a second to import
+
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        figures.to_png(picture, folder / f"{name}.png")
+    if records:
+        figures.to_png(figures.curves(records, title="Run"), folder / "curves.png")
+
+
+def summarize(
+    parts: Assembly, meta: Mapping[str, Any], test: Sequence[Mapping] | None
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    seconds = meta["seconds"]
+    measures = {
+        "initial": _by_seed(meta["initial"]),
+        "validation": _by_seed(meta["measures"]),
+        "test": _by_seed(test),
+    }
+    return {
+        "task": registry.name_of(type(parts.task)),
+        "steps": parts.timeline.steps,
+        "seed": parts.options.seed,
+        "seeds": parts.program.seeds,
+        "measures": {name: value for name, value in measures.items() if value},
+        "best": meta["best"],
+        "seconds": round(seconds, 2),
+        "examples": meta["examples"],
+        "examples_per_second": round(meta["examples"] / max(seconds, 1e-9), 2),
+        "compilations": parts.program.compilations,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def _by_seed(measures: Sequence[Mapping[str, float]] | None) -> Any:
+    """Measures of the only seed, or a list of them; null where not finite."""
+    if not measures:
+        return None
+    clean = [
+        {name: v if math.isfinite(v) else None for name, v in each.items()}
+        for each in measures
+    ]
+    return clean[0] if len(clean) == 1 else clean
+
+
+def closing(summary: Mapping[str, Any], workdir: str) -> str:
+    """What a finished run learnt and where it lies, in a few lines."""
+    lines = []
+    for split, measures in summary["measures"].items():
+        each = measures if isinstance(measures, list) else [measures]
+        for one in each:
+            known = {name: v for name, v in one.items() if v is not None}
+            lines.append(line(split, known))
+    if summary["best"]:
+        best = summary["best"]
+        lines.append(
+            f"best        {best['measure']} {best['value']:.4f} at {best['step']}"
+        )
+    lines.append(
+        f"{summary['steps']:,} steps in {summary['seconds']:.0f} s, "
+        f"{summary['examples_per_second']:.0f} examples/s; "
+        f"pictures in {workdir}/figures, all else in {workdir}"
+    )
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # run from a source tree that is not installed
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The accelerators and the processor."""
+    devices = jax.devices()
+    return {
+        "devices": len(devices),
+        "kind": devices[0].device_kind,
+        "platform": devices[0].platform,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for text in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if text.startswith("model name"):
+                return text.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write(path: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json."""
+    write_text(path, json.dumps(summary, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"summary cannot hold a {type(value).__name__}")

@@ -1,0 +1,154 @@
+"""A run directory: what it holds, and whether a command may go on with it."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxfaces.engine import commandline, config
+from jaxfaces.engine.errors import RunError
+from jaxfaces.engine.logs import write_text
+from jaxfaces.engine.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """Names of the files of a run."""
+
+    folder: Path
+
+    @property
+    def flags(self) -> Path:
+        """The resolved flags: a flagfile that repeats the run."""
+        return self.folder / "flags.cfg"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, one folder a step."""
+        return self.folder / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures of the last evaluation."""
+        return self.folder / "figures"
+
+    @property
+    def sizes(self) -> Path:
+        """(examples, classes) of the training streams."""
+        return self.folder / "sizes.json"
+
+    @property
+    def summary(self) -> Path:
+        """Final measures, seed, versions, hardware, time."""
+        return self.folder / "summary.json"
+
+    def params(self, seed: int = 0, *, best: bool = False) -> Path:
+        """Inference variables of the last (or best) state of the n-th parallel seed."""
+        name = "params_best" if best else "params"
+        return self.folder / f"{name}{f'_{seed}' if seed else ''}.safetensors"
+
+    def open(self, task: Any, options: Options) -> tuple[Any, Options]:
+        """Makes the directory, or checks that the run in it is this one.
+
+        Returns:
+          The task and options to go on with: as given, but where `steps` was raised the
+          schedules keep the length with which they began.
+
+        Raises:
+          RunError: the directory holds something else, or a flag differs that may not.
+        """
+        _make(self.folder)
+        if self.flags.exists():
+            task, options = self._continue(task, options)
+        elif any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
+            raise RunError(
+                f"--workdir={self.folder} is not empty and holds no run "
+                "(no flags.cfg); choose another folder"
+            )
+        temporary = self.folder / ".flags.cfg"
+        comment = f"python -m jaxfaces.train {shlex.join(sys.argv[1:])}"
+        commandline.write_flagfile(temporary, comment, task, options)
+        temporary.replace(self.flags)
+        return task, options
+
+    def read(self, task_class: type | None = None) -> tuple[Any, Options]:
+        """The task and options of the run.
+
+        Args:
+          task_class: the task's dataclass, where it cannot be found by its name (one
+            that was defined in a notebook).
+
+        Raises:
+          RunError: there is no run here, or its flags cannot be read.
+        """
+        if not self.flags.exists():
+            raise RunError(f"--workdir={self.folder} holds no run (no flags.cfg)")
+        try:
+            return self._read(task_class)
+        except commandline.UsageError as error:
+            raise RunError(f"{self.flags} cannot be read: {error}") from error
+
+    def _read(self, task_class: type | None) -> tuple[Any, Options]:
+        configs = {"options": Options()}
+        if task_class is not None:
+            lines = self.flags.read_text(encoding="utf-8").splitlines()
+            words = [line for line in lines if line.startswith("--")]
+            words = [word for word in words if not word.startswith("--task=")]
+            configs["task"] = task_class()
+            built, _ = commandline.parse(words, configs, with_task=False)
+            return built["task"], built["options"]
+        built, task = commandline.read_flagfile(self.flags, configs)
+        return task, built["options"]
+
+    def _continue(self, task: Any, options: Options) -> tuple[Any, Options]:
+        old_task, old_options = self.read(type(task))
+        options = config.replace(
+            options,
+            {"schedule_steps": options.schedule_steps or old_options.schedule_steps},
+        )
+        if task.steps > old_task.steps:
+            length = old_options.schedule_steps or old_task.steps
+            options = config.replace(options, {"schedule_steps": length})
+            old_options = config.replace(old_options, {"schedule_steps": length})
+            old_task = config.replace(old_task, {"steps": task.steps})
+        changed = [
+            f"--{knob.flag} was {knob.format(old)}, is {knob.format(new)}"
+            for knob, old, new in config.differences(old_task, task)
+            + config.differences(old_options, options)
+            if not knob.runtime
+        ]
+        if changed:
+            raise RunError(
+                f"{self.folder} holds a run with other flags: {'; '.join(changed)}. "
+                "Give the same flags to resume it, or another --workdir"
+            )
+        return task, options
+
+    def settle_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Saves the sizes of the streams, or checks that they are as they were.
+
+        Raises:
+          RunError: the data has changed since the run began.
+        """
+        now = {name: list(pair) for name, pair in sizes.items()}
+        if self.sizes.exists():
+            then = json.loads(self.sizes.read_text(encoding="utf-8"))
+            if then != now:
+                raise RunError(
+                    f"the data changed since {self.folder} was begun: streams had "
+                    f"(examples, classes) {then}, now {now}"
+                )
+        write_text(self.sizes, json.dumps(now, indent=2) + "\n")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"--workdir={folder} cannot be written: {error}") from error

@@ -1,0 +1,133 @@
+"""Training steps from losses: the state most tasks need, and its update."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxfaces.engine import optimizers
+from jaxfaces.engine.task import Batch, Step
+
+# (params, rest, batch, key) -> (scalar loss, (rest, metrics as (sum, count) pairs))
+Loss = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, Mapping]]]
+
+
+class State(struct.PyTreeNode):
+    """What a task with one network and one optimiser trains.
+
+    Attributes:
+      step: int32 scalar, number of updates.
+      params: what gradients train.
+      rest: what the network updates itself, such as batch statistics.
+      opt: state of the optimiser.
+      average: averaged {"params", "rest"}, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    rest: Any
+    opt: optax.OptState
+    average: Any = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """{"params", "rest"} for prediction: the averages where there are any."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "rest": self.rest}
+
+
+def make_state(
+    params: Any, rest: Any, tx: optax.GradientTransformation, *, average: float = 0.0
+) -> State:
+    """The first state; with `average` > 0 it holds averaged parameters too."""
+    start = {"params": params, "rest": rest} if average else None
+    return State(jnp.zeros((), jnp.int32), params, rest, tx.init(params), start)
+
+
+def make_step(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    average: float = 0.0,
+    microbatch: int = 0,
+) -> Step:
+    """Builds `step(state, batch, key) -> (state, metrics)` for a `State`.
+
+    Args:
+      loss: `(params, rest, batch, key) -> (value, (rest, metrics))`.
+      tx: optimiser.
+      average: decay of averaged parameters; 0 is none.
+      microbatch: rows of the first stream to hold in memory at once, for a loss that is
+        a mean over valid rows; 0 takes the batch whole. Must divide the batch size.
+
+    Returns:
+      The step; the engine compiles it. It adds the metric `grad_norm`.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    if microbatch:
+        gradient = accumulated(gradient, microbatch)
+
+    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Mapping]:
+        (_, (rest, metrics)), grads = gradient(state.params, state.rest, batch, key)
+        updates, opt = tx.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        means = state.average
+        if average:
+            new = {"params": params, "rest": rest}
+            means = optimizers.averaged(means, new, average, state.step)
+        metrics = {"grad_norm": (optax.tree.norm(grads), 1), **metrics}
+        return State(state.step + 1, params, rest, opt, means), metrics
+
+    return step
+
+
+def accumulated(gradient: Callable, microbatch: int) -> Callable:
+    """Gradient accumulation: the gradient of a mean over rows, a few rows at a time.
+
+    Args:
+      gradient: `(params, rest, batch, key) -> ((value, (rest, metrics)), grads)` where
+        value is a mean over the valid rows of the batch.
+      microbatch: rows of each part.
+
+    Returns:
+      A function of the same signature: parts are weighed by their valid rows, `rest`
+      passes from part to part, metrics add.
+    """
+
+    def whole(params: Any, rest: Any, batch: Batch, key: jax.Array) -> Any:
+        first = next(iter(batch.values()))
+        rows = first["valid"].shape[0]
+        if rows % microbatch:
+            raise ValueError(
+                f"--microbatch={microbatch} must divide the batch of {rows} rows"
+            )
+        parts = rows // microbatch
+        # Row r goes to part r mod parts, so that each part is spread over all devices.
+        chunks = jax.tree.map(
+            lambda x: jnp.moveaxis(
+                x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0
+            ),
+            batch,
+        )
+        valid = next(iter(chunks.values()))["valid"]
+        share = jnp.sum(valid, axis=1) / jnp.maximum(jnp.sum(valid), 1)
+
+        def part(rest: Any, inputs: Any) -> Any:
+            chunk, weight, key = inputs
+            (value, (rest, metrics)), grads = gradient(params, rest, chunk, key)
+            scaled = jax.tree.map(lambda g: g * weight.astype(g.dtype), grads)
+            metrics = jax.tree.map(lambda m: jnp.asarray(m, jnp.float32), metrics)
+            return rest, (value * weight, metrics, scaled)
+
+        # Unrolled on CPU: XLA runs convolution gradients many times slower in a loop.
+        unroll = jax.default_backend() == "cpu"
+        inputs = (chunks, share, jax.random.split(key, parts))
+        rest, outputs = jax.lax.scan(part, rest, inputs, unroll=unroll)
+        value, metrics, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), outputs)
+        return (value, (rest, metrics)), grads
+
+    return whole

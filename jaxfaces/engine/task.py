@@ -1,0 +1,91 @@
+"""The contract between the engine and a task.
+
+A task is a frozen dataclass of knobs with the methods of `Task`. The engine knows
+nothing else of it: what to train, on what, in which phases, how to measure it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from jaxfaces.data.streams import Stream
+
+Batch = Mapping[str, Mapping[str, Any]]
+Sizes = Mapping[str, tuple[int, int]]
+# Metrics are pairs (sum, count): they add over steps and over devices.
+Metrics = Mapping[str, tuple[Any, Any]]
+Step = Callable[[Any, Batch, Any], tuple[Any, Metrics]]
+Enter = Callable[[Any, Any], tuple[Any, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one jitted step.
+
+    Attributes:
+      name: unique within a task; its metrics are logged as `name/metric`.
+      steps: how many steps it lasts; None, in the last entry only, is all that are left.
+      step: `(state, batch, key) -> (state, metrics)`, pure; `batch[stream]` holds the
+        columns of each stream it reads, and `key` depends on (seed, step number) alone.
+      streams: names of the streams whose next batch the step gets.
+      enter: `(state, key) -> (state, metrics)`, pure, run when the phase begins.
+    """
+
+    name: str
+    steps: int | None
+    step: Step
+    streams: Sequence[str] = ("train",)
+    enter: Enter | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cycle:
+    """Phases repeated in order until the run ends; only as the last entry."""
+
+    phases: Sequence[Phase]
+
+
+class Task(Protocol):
+    """What the engine asks of a task. `figures` and `smoke` may be left out."""
+
+    steps: int
+    #: "max:NAME" or "min:NAME": the measure of `evaluate` that chooses the best state.
+    monitor: ClassVar[str]
+
+    def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
+        """The streams of "train", "validation" or "test"; {} where a split is absent.
+
+        The batches of a stream depend on `seed` and their number alone.
+        """
+
+    def init(self, key: Any, batch: Batch, sizes: Sizes) -> Any:
+        """The first state: a pytree of all that training learns or remembers.
+
+        `batch` holds the first batch of every training stream, `sizes[name]` the pair
+        (examples, classes) of each.
+        """
+
+    def phases(self, sizes: Sizes) -> Sequence[Phase | Cycle]:
+        """What happens when; the last entry is lengthened or cut to fill `steps`."""
+
+    def inference(self, state: Any) -> Any:
+        """The variables that prediction needs: nested dictionaries of arrays."""
+
+    def predict(self, variables: Any, batch: Mapping[str, Any]) -> Any:
+        """Outputs for one batch of one stream; pure, jitted by the engine."""
+
+    def evaluate(
+        self, state: Any, predict: Callable, batches: Mapping[str, Any], sizes: Sizes
+    ) -> Mapping[str, float]:
+        """Measures of a split. `predict(batch)` is bound to this state's variables.
+
+        `batches[name]` iterates over the host batches of one sweep of that stream.
+        """
+
+    def figures(
+        self, state: Any, predict: Callable, batches: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Pictures by name: matplotlib figures, PIL images or (H, W[, C]) arrays."""
+
+    def smoke(self) -> "Task":
+        """The same task in tiny, on made-up data, for a run of two steps."""

@@ -1,0 +1,75 @@
+"""Measures a run: python -m jaxfaces.evaluate --workdir=runs/x --split=test."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxfaces.engine import commandline, config
+
+USAGE = """Measures any split of a finished or running run, without disturbing it.
+
+  python -m jaxfaces.evaluate --workdir=runs/x --split=test --checkpoint=best
+
+Prints the measures and writes them to WORKDIR/evaluations/SPLIT_CHECKPOINT.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Flags of this command."""
+
+    workdir: str = config.knob("", "Run directory.")
+    split: str = config.knob(
+        "validation", "What to measure.", choices=("train", "validation", "test")
+    )
+    checkpoint: str = config.knob("last", "last, best or the number of a step.")
+    data_dir: str = config.knob("", "Where the data lie now; empty is as in training.")
+    figures: bool = config.knob(False, "Draw the task's pictures too.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code (2 usage, 1 it failed)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    configs = {"The command": Command()}
+    if any(word in commandline.HELP for word in words):
+        print(USAGE + "\n" + commandline.describe(configs))
+        return 0
+    try:
+        built, _ = commandline.parse(words, configs, with_task=False)
+        command = built["The command"]
+        if not command.workdir:
+            raise commandline.UsageError("--workdir=FOLDER is missing")
+    except commandline.UsageError as error:
+        return commandline.fail(error, 2)
+    return commandline.guarded(lambda: _evaluate(command))
+
+
+def _evaluate(command: Command) -> None:
+    from jaxfaces.engine import assembly, evaluation, report
+    from jaxfaces.engine.errors import RunError
+
+    overrides = {"data_dir": command.data_dir} if command.data_dir else {}
+    parts, state, step = assembly.restore(
+        command.workdir, checkpoint=command.checkpoint, overrides=overrides
+    )
+    streams = parts.evaluation_streams(command.split)
+    if not streams:
+        raise RunError(f"the task has no {command.split} split with these flags")
+    measures = evaluation.measure(parts.program, state, streams, parts.options)
+    for seed, each in enumerate(measures):
+        name = command.split if len(measures) == 1 else f"seed {seed}"
+        print(report.line(name, each))
+    folder = Path(command.workdir) / "evaluations"
+    folder.mkdir(exist_ok=True)
+    name = f"{command.split}_{command.checkpoint}"
+    result = {"step": step, "split": command.split, "measures": measures}
+    report.write(folder / f"{name}.json", result)
+    if command.figures:
+        pictures = evaluation.draw(parts.program, state, streams, parts.options)
+        report.draw(folder / name, pictures, [])
+    print(json.dumps({"step": step, "written": str(folder / f"{name}.json")}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pure image functions, and the pictures of reports."""

@@ -1,0 +1,173 @@
+"""Pictures made with Pillow: contact sheets of retrieved images, and PNG files."""
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GREEN = (0, 158, 115)  # Okabe & Ito (2008): the colour-blind tell it from red
+RED = (213, 50, 30)
+INK = (60, 60, 60)
+CELL_PIXELS = (48, 192)  # least and greatest side of a picture on a contact sheet
+
+
+def contact_sheet(
+    query_images: Any,
+    result_images: Any,
+    hits: Any,
+    *,
+    pad: int = 6,
+    scale: int | None = None,
+) -> Image.Image:
+    """Retrieval at a glance: a row a query, then its neighbours, nearest first.
+
+    A neighbour of the query's class has a solid green frame, any other a dashed red
+    one.
+
+    Args:
+      query_images: (Q, H, W) or (Q, H, W, C) grey, RGB or RGBA; uint8 or floats in
+        [0, 1], clipped.
+      result_images: (Q, K, H, W) or (Q, K, H, W, C) neighbours.
+      hits: (Q, K) booleans, True where the neighbour is of the query's class.
+      pad: space between neighbours in pixels, >= 0.
+      scale: whole factor of enlargement by nearest neighbour; None makes cells of 48 to
+        192 pixels.
+
+    Returns:
+      An RGB image.
+
+    Raises:
+      ValueError: the shapes do not go together, or `scale` is below 1.
+    """
+    queries, results, hits = map(np.asarray, (query_images, result_images, hits))
+    if results.shape[:2] != hits.shape or queries.shape[0] != hits.shape[0]:
+        raise ValueError(
+            f"contact_sheet takes (Q, ...) queries, (Q, K, ...) results, (Q, K) hits; "
+            f"got {queries.shape}, {results.shape}, {hits.shape}"
+        )
+    rows, columns = hits.shape
+    width, height = _cell_size(queries.shape[2], queries.shape[1], scale)
+    frame = max(3, min(width, height) // 16)
+    step_x, step_y = width + 2 * frame + pad, height + 2 * frame + pad
+    font = ImageFont.load_default(13)
+    margin, gap, head = 10, max(12, width // 4), 48
+    across = 2 * margin + step_x * (columns + 1) - pad + gap
+    sheet = Image.new(
+        "RGB",
+        (max(across, 330), head + step_y * rows - pad + margin),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    _legend(draw, margin, 8, font)
+    for column in range(columns + 1):
+        left = margin + column * step_x + (gap if column else 0)
+        label = str(column) if column else "query"
+        middle = left + frame + width // 2
+        draw.text((middle, head - 4), label, INK, font, anchor="ms")
+        for row in range(rows):
+            top = head + row * step_y
+            image = results[row, column - 1] if column else queries[row]
+            picture = _to_image(image).convert("RGB")
+            sheet.paste(_resize(picture, width, height), (left + frame, top + frame))
+            if column:
+                box = (left, top, left + step_x - pad - 1, top + step_y - pad - 1)
+                _frame(draw, box, frame, bool(hits[row, column - 1]))
+    return sheet
+
+
+def to_png(picture: Any, path: str | Path) -> None:
+    """Writes a picture so that a reader sees the old file or the new, never a part.
+
+    Args:
+      picture: a matplotlib figure, a PIL image, or an array (H, W) or (H, W, C) of
+        grey, RGB or RGBA, uint8 or floats in [0, 1].
+      path: the file to write; missing folders are made.
+    """
+    buffer = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(buffer, format="png", dpi=144)
+    else:
+        image = picture if isinstance(picture, Image.Image) else _to_image(picture)
+        image.save(buffer, format="png")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _to_image(array: Any) -> Image.Image:
+    array = np.asarray(array)
+    if array.ndim not in (2, 3) or (
+        array.ndim == 3 and array.shape[2] not in (1, 3, 4)
+    ):
+        raise ValueError(
+            f"an image must be (H, W) or (H, W, C) with 1, 3 or 4 channels, "
+            f"got shape {array.shape}"
+        )
+    if array.dtype != np.uint8:
+        unit = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+        array = np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    return Image.fromarray(array)
+
+
+def _cell_size(width: int, height: int, scale: int | None) -> tuple[int, int]:
+    smallest, largest = CELL_PIXELS
+    longest = max(width, height)
+    if scale is not None:
+        if scale < 1:
+            raise ValueError(f"scale must be at least 1, got {scale}")
+        return width * scale, height * scale
+    if longest > largest:
+        factor = largest / longest
+        return max(1, round(width * factor)), max(1, round(height * factor))
+    factor = math.ceil(smallest / longest)
+    return width * factor, height * factor
+
+
+def _resize(picture: Image.Image, width: int, height: int) -> Image.Image:
+    enlarges = width >= picture.width
+    resample = Image.Resampling.NEAREST if enlarges else Image.Resampling.LANCZOS
+    return picture.resize((width, height), resample)
+
+
+def _legend(draw: ImageDraw.ImageDraw, left: int, top: int, font: Any) -> None:
+    for hit, text in ((True, "same class"), (False, "another class")):
+        _frame(draw, (left, top, left + 17, top + 15), 3, hit)
+        draw.text((left + 24, top + 13), text, INK, font, anchor="ls")
+        left += 24 + round(font.getlength(text)) + 20
+    draw.text((left, top + 13), "nearest first", INK, font, anchor="ls")
+
+
+def _frame(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, hit: bool
+) -> None:
+    """A solid green or a dashed red frame, `width` pixels inwards from `box`."""
+    left, top, right, bottom = box
+    if hit:
+        draw.rectangle(box, outline=GREEN, width=width)
+        return
+    for start, end in _dashes(left, right, 2 * width):
+        draw.rectangle((start, top, end, top + width - 1), fill=RED)
+        draw.rectangle((start, bottom - width + 1, end, bottom), fill=RED)
+    for start, end in _dashes(top, bottom, 2 * width):
+        draw.rectangle((left, start, left + width - 1, end), fill=RED)
+        draw.rectangle((right - width + 1, start, right, end), fill=RED)
+
+
+def _dashes(first: int, last: int, length: int) -> Iterator[tuple[int, int]]:
+    """Splits first … last into dashes and gaps alike, a dash at either end."""
+    pieces = max(3, round((last - first + 1) / length) | 1)
+    edges = np.rint(np.linspace(first, last + 1, pieces + 1)).astype(int)
+    for i in range(0, pieces, 2):
+        yield int(edges[i]), int(edges[i + 1]) - 1

@@ -1,0 +1,43 @@
+"""The tasks by name: where each lives and what it does. Imports none of them."""
+
+import difflib
+import importlib
+
+TASKS = {
+    "retrieval": (
+        "jaxfaces.tasks.retrieval:Retrieval",
+        "embeddings for image retrieval: ranked list loss, contrastive loss",
+    ),
+}
+
+
+def find(name: str) -> type:
+    """The dataclass of a task, by registered name or as `module:Class`.
+
+    Raises:
+      ValueError: there is no such task.
+    """
+    location = TASKS[name][0] if name in TASKS else name
+    module, colon, attribute = location.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, TASKS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"--task={name!r} is none of: {', '.join(TASKS)}{hint} "
+            "(a task of your own is named module:Class)"
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if name in TASKS:
+            raise
+        raise ValueError(f"--task={name!r} cannot be found: {error}") from error
+
+
+def name_of(cls: type) -> str:
+    """The name that `find` maps to `cls`."""
+    location = f"{cls.__module__}:{cls.__qualname__}"
+    for name, (registered, _) in TASKS.items():
+        if registered == location:
+            return name
+    return location

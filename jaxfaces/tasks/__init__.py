@@ -1,0 +1,1 @@
+"""Trainable tasks: each wires data, network, loss, measures and pictures."""

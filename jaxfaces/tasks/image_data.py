@@ -1,0 +1,103 @@
+"""Labelled images by flag: which data set, how it is fitted, how it is split."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from jaxfaces.data import folds, made_up, sources
+from jaxfaces.data.sources import Source
+from jaxfaces.engine.config import knob
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set of labelled images; a task nests it to get its flags."""
+
+    dataset: str = knob(
+        "digits", "digits, made_up, folder:PATH, or the name of a prepared data set."
+    )
+    data_dir: str = knob(
+        "",
+        "Folder that holds prepared data sets; empty is $JAXFACES_DATA.",
+        runtime=True,
+    )
+    image_size: int = knob(0, "Side of the stored images; 0 is their own.", lower=0)
+    fit: str = knob(
+        "warp",
+        "To a square: warp, pad with white, or crop the centre.",
+        choices=("warp", "pad", "crop"),
+    )
+    trim_white: bool = knob(False, "Cut white margins off first.")
+    grey: bool = knob(False, "One channel instead of three.")
+    train_classes: float = knob(
+        0.5,
+        "Share of classes to train on, where a data set is not split already.",
+        lower=0.0,
+        upper=1.0,
+    )
+    validation_fraction: float = knob(
+        0.1, "Share of the training data held out; 0 is none.", lower=0.0, upper=0.9
+    )
+    validation_by: str = knob(
+        "class",
+        "Hold out whole classes, or images of every class.",
+        choices=("class", "image"),
+    )
+    on_bad_example: str = knob(
+        "error", "What to do with a damaged image.", choices=("error", "skip")
+    )
+
+    def split(self, name: str) -> Source | None:
+        """The images of "train", "validation" or "test"; None where there are none."""
+        if name == "test":
+            return _divided(self, "test")
+        rest = _divided(self, "train")
+        if self.validation_by == "class":
+            train, held = folds.split_classes(rest.labels, self.validation_fraction)
+        else:
+            train, held = _split_images(rest.labels, self.validation_fraction)
+        if name == "validation":
+            return sources.subset(rest, held) if len(held) else None
+        return sources.relabel(sources.subset(rest, train))
+
+
+@functools.lru_cache(maxsize=4)
+def _divided(data: ImageData, split: str) -> Source:
+    """The training half (all but the test classes) or the test half of a data set."""
+    if data.dataset in ("digits", "made_up") or data.dataset.startswith("folder:"):
+        whole = _load(data, "all")
+        train, test = folds.split_classes(whole.labels, 1 - data.train_classes)
+        return sources.subset(whole, train if split == "train" else test)
+    return _load(data, split)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(data: ImageData, split: str) -> Source:
+    if data.dataset == "made_up":
+        return made_up.made_up(
+            classes=16,
+            images_per_class=8,
+            image_size=data.image_size or 16,
+            channels=1 if data.grey else 3,
+        )
+    return sources.load(
+        data.dataset,
+        split,
+        data_dir=data.data_dir,
+        image_size=data.image_size,
+        fit=data.fit,
+        trim_white=data.trim_white,
+        grey=data.grey,
+        on_bad_example=data.on_bad_example,
+    )
+
+
+def _split_images(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out every n-th image of each class, evenly spread in the order of rows."""
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = round(fraction * len(rows))
+        held[rows[np.linspace(0, len(rows) - 1, count).astype(int)]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

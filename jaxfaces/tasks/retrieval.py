@@ -1,0 +1,273 @@
+"""Embeddings for image retrieval, trained by a loss over the pairs of a batch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+import metric
+from jaxfaces.data import sources, streams
+from jaxfaces.data.sources import Source
+from jaxfaces.data.streams import Stream
+from jaxfaces.engine import net
+from jaxfaces.engine.config import group, knob
+from jaxfaces.engine.evaluation import collect
+from jaxfaces.engine.optimizers import Optimizer
+from jaxfaces.engine.steps import State, make_state, make_step
+from jaxfaces.engine.task import Phase
+from jaxfaces.imaging import figures
+from jaxfaces.models import embedder
+from jaxfaces.tasks.image_augmentation import ImageAugmentation
+from jaxfaces.tasks.image_data import ImageData
+
+# At most this many points and classes are drawn.
+PLOT_POINTS, PLOT_CLASSES = 1000, 10
+SHEET_QUERIES, SHEET_RESULTS = 8, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedList:
+    """Hyper-parameters of `metric.ranked_list_loss`."""
+
+    alpha: float = knob(
+        1.2, "Distance that negatives are pushed beyond.", lower=0.0, upper=2.0
+    )
+    margin: float = knob(0.4, "Gap between the two boundaries.", lower=0.0, upper=2.0)
+    simpler: bool = knob(False, "The journal's form: boundaries 1 ∓ margin / 2.")
+    temperature: float = knob(10.0, "Weighs near negatives more.", lower=0.0)
+    gradient: str = knob(
+        "query", "What is differentiated.", choices=("query", "pair", "full")
+    )
+    query_weighting: str = knob(
+        "uniform", "How queries are averaged.", choices=("uniform", "mass")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrastive:
+    """Hyper-parameters of `metric.contrastive_loss`."""
+
+    pos_margin: float = knob(0.0, "Distance positives may keep.", lower=0.0, upper=2.0)
+    neg_margin: float = knob(1.0, "Distance negatives must keep.", lower=0.0, upper=2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Learns embeddings in which images of one class lie near each other."""
+
+    monitor: ClassVar[str] = "max:map_at_r"
+
+    steps: int = knob(1000, "Length of the run in steps.", lower=1)
+    data: ImageData = group(ImageData(), prefix="")
+    rotated_classes: bool = knob(
+        False, "Quarter turns of a class are training classes of their own."
+    )
+    augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
+    backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
+    width: int = knob(0, "Features of its first stage; 0 is its own.", lower=0)
+    pool: str = knob(
+        "average",
+        "Average its last map, or flatten it to keep positions.",
+        choices=("average", "flatten"),
+    )
+    embedding_size: int = knob(128, "Dimensions of the embedding.", lower=1)
+    dtype: str = knob(
+        "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
+    )
+    loss: str = knob("ranked_list", "Loss.", choices=("ranked_list", "contrastive"))
+    ranked_list: RankedList = group(RankedList())
+    contrastive: Contrastive = group(Contrastive())
+    classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1)
+    images_per_class: int = knob(4, "Images of each of them (K).", lower=1)
+    optimizer: Optimizer = group(Optimizer(), prefix="")
+    head_lr_multiplier: float = knob(1.0, "Of the embedding layer.", lower=0.0)
+    eval_batch_size: int = knob(256, "Images embedded at once.", lower=1)
+    recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
+    clustering: bool = knob(True, "Cluster the embeddings for NMI and F1 too.")
+
+    def __post_init__(self) -> None:
+        """Checks what one knob cannot."""
+        if 1 not in self.recall_ks:
+            raise ValueError(f"--recall_ks must contain 1, got {self.recall_ks}")
+        size, crop = self.data.image_size, self.augmentation.crop_size
+        if size and crop > size:
+            raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+
+    def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
+        """Class-balanced batches of "train"; every image once of the other splits.
+
+        A split with roles has the streams "query" and "gallery", another one "images".
+        """
+        source = self.data.split(split)
+        if source is None:
+            return {}
+        if split == "train":
+            return {"train": self._balanced(source, seed)}
+        if source.roles is None:
+            return {"images": self._ordered(source)}
+        rows = {
+            role: np.flatnonzero(source.roles == role) for role in ("query", "gallery")
+        }
+        return {
+            role: self._ordered(sources.subset(source, which))
+            for role, which in rows.items()
+        }
+
+    def _balanced(self, source: Source, seed: int) -> Stream:
+        read, labels = source.read, source.labels
+        if self.rotated_classes:
+            read = functools.partial(_read_turned, source)
+            labels = (labels[:, None] * 4 + np.arange(4)[None]).reshape(-1)
+        plan = metric.class_balanced_plan(
+            labels,
+            classes_per_batch=self.classes_per_batch,
+            images_per_class=self.images_per_class,
+            seed=seed,
+        )
+        sweep = metric.epoch_batches(labels, self.classes_per_batch)
+        classes = len(np.unique(labels))
+        return Stream(plan, read, len(labels), classes, sweep)
+
+    def _ordered(self, source: Source) -> Stream:
+        size = self.eval_batch_size
+        plan = streams.ordered_plan(len(source), size)
+        sweep = streams.batches_to_cover(len(source), size)
+        return Stream(plan, source.read, len(source), source.classes, sweep)
+
+    def _net(self) -> net.Net:
+        module = embedder.make(
+            self.backbone,
+            size=self.embedding_size,
+            width=self.width,
+            pool=self.pool,
+            dtype=self.dtype,
+        )
+        return net.from_linen(module)
+
+    def _optimizer(self) -> Any:
+        def multiplier(path: tuple) -> float:
+            return self.head_lr_multiplier if path[0].key == "head" else 1.0
+
+        return self.optimizer.make(self.steps, multiplier)
+
+    def init(self, key: jax.Array, batch: Any, sizes: Any) -> State:
+        """Parameters, statistics, optimiser state and, if asked for, averages."""
+        images = self.augmentation.test(batch["train"]["image"][:1])
+        params, rest = self._net().init(key, images)
+        average = self.optimizer.average
+        return make_state(params, rest, self._optimizer(), average=average)
+
+    def phases(self, sizes: Any) -> list[Phase]:
+        """One phase that minimises the loss."""
+        network = self._net()
+
+        def loss(params: Any, rest: Any, batch: Any, key: jax.Array) -> Any:
+            rows = batch["train"]
+            images = self.augmentation.train(key, rows["image"])
+            embeddings, rest = network.apply(params, rest, images, train=True)
+            value = self._loss(embeddings, rows["label"], rows["valid"])
+            return value, (rest, {"loss": (value, 1)})
+
+        step = make_step(loss, self._optimizer(), average=self.optimizer.average)
+        return [Phase("train", None, step)]
+
+    def _loss(self, embeddings: Any, labels: Any, valid: Any) -> jax.Array:
+        if self.loss == "contrastive":
+            return metric.contrastive_loss(
+                embeddings, labels, valid=valid, **dataclasses.asdict(self.contrastive)
+            )
+        settings = dataclasses.asdict(self.ranked_list)
+        if settings.pop("simpler"):
+            settings["alpha"] = None
+        return metric.ranked_list_loss(embeddings, labels, valid=valid, **settings)
+
+    def inference(self, state: State) -> Any:
+        """The averages where there are any, else the newest variables."""
+        return state.variables
+
+    def predict(self, variables: Any, batch: Mapping[str, Any]) -> jax.Array:
+        """Raw embeddings (B, D) of the images of a batch."""
+        images = self.augmentation.test(batch["image"])
+        params, rest = variables["params"], variables["rest"]
+        return self._net().apply(params, rest, images, train=False)[0]
+
+    def evaluate(
+        self, state: Any, predict: Callable, batches: Mapping, sizes: Any
+    ) -> dict[str, float]:
+        """Retrieval measures, and NMI and F1 of a clustering."""
+        embedded = {name: collect(predict, sweep) for name, sweep in batches.items()}
+        queries, columns = embedded.get("images") or embedded["query"]
+        gallery, gallery_columns = embedded.get("gallery") or (None, {})
+        found = metric.retrieval_measures(
+            queries,
+            columns["label"],
+            gallery=gallery,
+            gallery_labels=gallery_columns.get("label"),
+            ks=self.recall_ks,
+        )
+        recalls = found.pop("recall_at_k")
+        measures = {f"recall_at_{k}": value for k, value in recalls.items()} | found
+        if self.clustering:
+            items = queries if gallery is None else np.concatenate([queries, gallery])
+            labels = [each["label"] for _, each in embedded.values()]
+            measures |= metric.clustering_measures(
+                items, np.concatenate(labels), seed=0, restarts=1
+            )
+        return measures
+
+    def figures(
+        self, state: Any, predict: Callable, batches: Mapping
+    ) -> dict[str, Any]:
+        """A map of the embeddings, and queries with their nearest neighbours."""
+        sweep = batches.get("images") or batches["query"]
+        embeddings, columns = collect(predict, sweep, columns=("label", "image"))
+        labels, images = columns["label"], columns["image"]
+        shown = np.flatnonzero(labels < np.unique(labels)[:PLOT_CLASSES][-1] + 1)
+        shown = shown[:: -(-len(shown) // PLOT_POINTS)]
+        queries = np.linspace(0, len(labels) - 1, SHEET_QUERIES).astype(int)
+        order, _ = metric.nearest_neighbours(embeddings, k=SHEET_RESULTS)
+        nearest = order[queries]
+        return {
+            "embeddings": figures.embedding_plot(
+                embeddings[shown], labels[shown], title="Embeddings of unseen classes"
+            ),
+            "neighbours": figures.contact_sheet(
+                images[queries],
+                images[nearest],
+                labels[nearest] == labels[queries][:, None],
+            ),
+        }
+
+    def smoke(self) -> "Retrieval":
+        """The same task on tiny made-up images, the network narrow."""
+        crop = self.augmentation.crop_size
+        data = dataclasses.replace(
+            self.data,
+            dataset="made_up",
+            image_size=36 if crop else 32,
+            train_classes=0.5,
+            validation_fraction=0.25,
+            validation_by="class",
+        )
+        return dataclasses.replace(
+            self,
+            data=data,
+            augmentation=dataclasses.replace(
+                self.augmentation, crop_size=32 if crop else 0
+            ),
+            width=8,
+            embedding_size=16,
+            classes_per_batch=4,
+            eval_batch_size=16,
+        )
+
+
+def _read_turned(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Reads row r as image r // 4 turned r % 4 times, its class numbered likewise."""
+    image, turns = np.divmod(rows, 4)
+    columns = source.read(image)
+    turned = np.stack([np.rot90(x, k) for x, k in zip(columns["image"], turns)])
+    return {"image": turned, "label": (columns["label"] * 4 + turns).astype(np.int32)}

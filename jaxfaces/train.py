@@ -1,0 +1,72 @@
+"""Trains a task: python -m jaxfaces.train --flagfile=configs/x.cfg --workdir=runs/x."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from jaxfaces.engine import commandline, config
+from jaxfaces.engine.options import Options
+
+USAGE = """Trains a task and writes all it learns to a run directory.
+
+  python -m jaxfaces.train --flagfile=configs/quickstart.cfg --workdir=runs/quickstart
+  python -m jaxfaces.train --task=TASK --help          the flags of a task
+
+Flags after --flagfile override it. The same command again resumes a run that was cut;
+a larger --steps lengthens a finished one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Flags of this command alone."""
+
+    workdir: str = config.knob("", "Run directory; an existing run in it is resumed.")
+    smoke: bool = config.knob(
+        False, "Two steps on tiny made-up data, to try a flagfile."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code (2 usage, 1 the run failed)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    configs = {"command": Command(), "options": Options()}
+    try:
+        if any(word in commandline.HELP for word in words):
+            print(_help(words, configs))
+            return 0
+        built, task = commandline.parse(words, configs)
+        if not built["command"].workdir:
+            raise commandline.UsageError("--workdir=FOLDER is missing")
+    except commandline.UsageError as error:
+        return commandline.fail(error, 2)
+    return commandline.guarded(lambda: _train(built["command"], built["options"], task))
+
+
+def _train(command: Command, options: Options, task: object) -> None:
+    from jaxfaces.engine import loop, report
+
+    settings = config.as_flags(options)
+    if command.smoke:
+        task = task.smoke()  # type: ignore[attr-defined]
+        task = config.replace(task, {"steps": 2})
+        settings |= {"eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+    summary = loop.run(task, command.workdir, **settings)
+    if not options.quiet:
+        print(report.closing(summary, command.workdir))
+
+
+def _help(words: Sequence[str], configs: dict) -> str:
+    words = [word for word in words if word not in commandline.HELP]
+    if not any(word.lstrip("-").startswith(("task", "flagfile")) for word in words):
+        return f"{USAGE}\n\nTasks:\n{commandline.tasks()}"
+    _, task = commandline.parse(words, configs)
+    sections = {
+        "The command": configs["command"],
+        f"Task {type(task).__name__}": task,
+        "The engine": configs["options"],
+    }
+    return USAGE + "\n" + commandline.describe(sections)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

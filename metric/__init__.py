@@ -1,0 +1,39 @@
+"""Deep metric learning: losses, samplers, retrieval and clustering measures."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metric.clustering import clustering_measures as clustering_measures
+    from metric.contrastive import contrastive_loss as contrastive_loss
+    from metric.distances import normalize as normalize
+    from metric.distances import pair_masks as pair_masks
+    from metric.distances import unit_distances as unit_distances
+    from metric.ranked_list import ranked_list_loss as ranked_list_loss
+    from metric.retrieval import nearest_neighbours as nearest_neighbours
+    from metric.retrieval import retrieval_measures as retrieval_measures
+    from metric.sampling import class_balanced_plan as class_balanced_plan
+    from metric.sampling import epoch_batches as epoch_batches
+
+_MODULES = {
+    "class_balanced_plan": "sampling",
+    "clustering_measures": "clustering",
+    "contrastive_loss": "contrastive",
+    "epoch_batches": "sampling",
+    "nearest_neighbours": "retrieval",
+    "normalize": "distances",
+    "pair_masks": "distances",
+    "ranked_list_loss": "ranked_list",
+    "retrieval_measures": "retrieval",
+    "unit_distances": "distances",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

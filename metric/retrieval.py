@@ -1,0 +1,304 @@
+"""Exact retrieval measures and nearest neighbours, one block of queries at a time."""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metric import distances
+
+_BLOCK_SCORES = 2**24  # similarities held at once by default, 64 MiB
+_CHUNK = 64  # a gallery is padded to a multiple of it
+
+
+def retrieval_measures(
+    queries: ArrayLike,
+    query_labels: ArrayLike,
+    *,
+    gallery: ArrayLike | None = None,
+    gallery_labels: ArrayLike | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    block_size: int | None = None,
+    count_singletons: bool = False,
+) -> dict[str, float | int | dict[int, float]]:
+    """How well items of the same class are ranked first by cosine similarity.
+
+    With R relevant items (same label) in the gallery of a query, rel(l) = 1 where the
+    item of rank l is relevant, and prec(l) the share of relevant items up to rank l:
+
+        recall@k = [some rel(l) = 1, l <= k],  R-precision = prec(R),
+        AP@R = 1/R sum_{l<=R} prec(l) rel(l),  RR = 1 / (rank of the first relevant),
+
+    each averaged over queries (Musgrave et al. 2020, section 4). The ranking is exact
+    and over the whole gallery; equal similarities rank the lower gallery index first.
+
+    Args:
+      queries: (Q, D) raw embeddings, normalised inside, ranked in float32.
+      query_labels: (Q,) class ids of any sortable type.
+      gallery: (G, D) raw embeddings, or None: each query is ranked against all others.
+      gallery_labels: (G,) class ids; given exactly when `gallery` is.
+      ks: the k of recall@k, each >= 1; one larger than the gallery means all of it.
+      block_size: queries ranked at once, >= 1; None bounds a block to 64 MiB.
+      count_singletons: True counts queries without a relevant item as complete misses,
+        as published scripts do; False leaves them out of all means.
+
+    Returns:
+      `recall_at_k` {k: mean}, `map_at_r`, `r_precision`, `mrr`, all in [0, 1], and
+      `num_dropped`, the number of queries left out. Means over no query are NaN.
+
+    Raises:
+      ValueError: lengths or widths disagree, embeddings are not finite, or `ks` or
+        `block_size` hold anything below 1.
+    """
+    if (gallery is None) != (gallery_labels is None):
+        raise ValueError("give gallery and gallery_labels together, or neither")
+    if any(k < 1 for k in ks):
+        raise ValueError(f"ks must be 1 or more, got {tuple(ks)}")
+    search = _Search(queries, gallery, block_size)
+    query_ids, gallery_ids = _class_ids(query_labels, gallery_labels)
+    search.check_labels(query_ids, gallery_ids)
+
+    relevant_items = _ItemsByClass(gallery_ids, query_ids.max(initial=-1) + 1)
+    relevant = relevant_items.counts[query_ids] - (gallery is None)  # R of each query
+    # In the order of R, a large class lengthens only the lists of its own queries.
+    order = np.argsort(relevant, kind="stable")
+    order = order[relevant[order] > 0]
+    rank = np.empty(len(order), np.int64)
+    r_precision, average_precision = np.empty((2, len(order)))
+    for part, rows in search.blocks(order):
+        scores = search.scores(rows)
+        length = _few_lengths(int(relevant_items.counts[query_ids[rows]].max()))
+        members = relevant_items.members(query_ids[rows], length)
+        rank[part] = search.first_rank(scores, members)
+        _, nearest = search.top(scores, min(length, len(gallery_ids)), len(rows))
+        hits = gallery_ids[nearest] == query_ids[rows, None]
+        r_precision[part], average_precision[part] = _precision_at_r(
+            hits, relevant[rows]
+        )
+
+    counted = len(relevant) if count_singletons else len(order)
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.sum(values) / counted) if counted else math.nan
+
+    return {
+        "recall_at_k": {k: mean(rank <= k) for k in ks},
+        "map_at_r": mean(average_precision),
+        "r_precision": mean(r_precision),
+        "mrr": mean(1 / rank),
+        "num_dropped": len(relevant) - counted,
+    }
+
+
+def nearest_neighbours(
+    queries: ArrayLike,
+    gallery: ArrayLike | None = None,
+    *,
+    k: int,
+    block_size: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k gallery items of largest cosine similarity, exactly.
+
+    Equal similarities rank the lower gallery index first.
+
+    Args:
+      queries: (Q, D) raw embeddings, normalised inside, compared in float32.
+      gallery: (G, D) raw embeddings, or None: the neighbours of each query among all
+        others, never itself.
+      k: number of neighbours, >= 1.
+      block_size: queries ranked at once, >= 1; None bounds a block to 64 MiB.
+
+    Returns:
+      (Q, k) int64 gallery indices and (Q, k) float32 similarities, best first. Where
+      the gallery has fewer than k items, the rest are index -1, similarity -inf.
+
+    Raises:
+      ValueError: widths disagree, embeddings are not finite, or `k` or `block_size` is
+        below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}")
+    search = _Search(queries, gallery, block_size)
+    num_queries = search.num_queries
+    indices = np.full((num_queries, k), -1, np.int64)
+    similarities = np.full((num_queries, k), -np.inf, np.float32)
+    found = min(k, search.num_items - (gallery is None))
+    if found > 0:
+        for part, rows in search.blocks(np.arange(num_queries)):
+            similarities[part, :found], indices[part, :found] = search.top(
+                search.scores(rows), found, len(rows)
+            )
+    return indices, similarities
+
+
+class _Search:
+    """Unit queries and gallery on the device, ready to be compared block by block."""
+
+    def __init__(
+        self, queries: ArrayLike, gallery: ArrayLike | None, block_size: int | None
+    ):
+        self.queries = _unit_rows(queries, "queries")
+        self.items = self.queries
+        if gallery is not None:
+            self.items = _unit_rows(gallery, "gallery")
+        if self.items.shape[1] != self.queries.shape[1]:
+            raise ValueError(
+                "queries and gallery must have one width, got "
+                f"{self.queries.shape[1]} and {self.items.shape[1]}"
+            )
+        self.excludes_itself = gallery is None
+        self.num_queries, self.num_items = len(self.queries), len(self.items)
+        # Whole chunks for _top_k; also, matrix products may sum the columns of a ragged
+        # edge in another order, and duplicates there would miss their tie by a bit.
+        self.items = jnp.pad(self.items, ((0, -self.num_items % _CHUNK), (0, 0)))
+        if block_size is None:
+            block_size = max(16, _BLOCK_SCORES // max(1, len(self.items)) // 16 * 16)
+            block_size = min(block_size, max(1, self.num_queries))
+        if block_size < 1:
+            raise ValueError(f"block_size must be 1 or more, got {block_size}")
+        self.block_size = block_size
+
+    def check_labels(self, query_ids: np.ndarray, gallery_ids: np.ndarray) -> None:
+        for name, ids, rows in (
+            ("query_labels", query_ids, self.num_queries),
+            ("gallery_labels", gallery_ids, self.num_items),
+        ):
+            if ids.shape != (rows,):
+                raise ValueError(f"{name} must have shape {(rows,)}, got {ids.shape}")
+
+    def blocks(self, order: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields slices of `order` and the query numbers that they hold."""
+        for start in range(0, len(order), self.block_size):
+            part = slice(start, min(start + self.block_size, len(order)))
+            yield part, order[part]
+
+    def scores(self, rows: np.ndarray) -> jax.Array:
+        """Similarities of a whole block, the rows after `rows` being a fill."""
+        padded = np.pad(rows, (0, self.block_size - len(rows)))
+        own = padded if self.excludes_itself else None
+        return _scores(self.queries[padded], self.items, own, self.num_items)
+
+    def first_rank(self, scores: jax.Array, members: np.ndarray) -> np.ndarray:
+        """Rank, from 1, of the first of the items `members` (b, R) of each query."""
+        fill = ((0, self.block_size - len(members)), (0, 0))
+        rank = _first_rank(scores, np.pad(members, fill, constant_values=-1))
+        return np.asarray(rank)[: len(members)]
+
+    def top(
+        self, scores: jax.Array, k: int, rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities and indices, (rows, k) each, of the first k items."""
+        values, indices = _top_k(scores, k)
+        return np.asarray(values)[:rows], np.asarray(indices)[:rows]
+
+
+class _ItemsByClass:
+    """Gallery indices sorted by class, so that those of a class are one slice."""
+
+    def __init__(self, ids: np.ndarray, num_classes: int):
+        self.order = np.argsort(ids, kind="stable").astype(np.int32)
+        self.counts = np.bincount(ids, minlength=num_classes)
+        self.starts = np.cumsum(self.counts) - self.counts
+
+    def members(self, ids: np.ndarray, length: int) -> np.ndarray:
+        """Ascending gallery indices (b, length) of classes (b,), filled with -1."""
+        offset = np.arange(length)
+        position = self.starts[ids, None] + offset
+        items = np.take(self.order, position, mode="clip")
+        return np.where(offset < self.counts[ids, None], items, -1)
+
+
+# The three steps of a block are compiled apart: fused into one program, XLA's CPU code
+# for the reductions loses its vectors and takes as long as the matrix product.
+
+
+@functools.partial(jax.jit, static_argnames="num_items")
+def _scores(
+    queries: jax.Array, items: jax.Array, own: jax.Array | None, num_items: int
+) -> jax.Array:
+    """Similarities (b, G), -inf at padding items and at the query itself."""
+    scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+    scores = scores.at[:, num_items:].set(-jnp.inf)
+    if own is None:
+        return scores
+    return scores.at[jnp.arange(len(queries)), own].set(-jnp.inf)
+
+
+@jax.jit
+def _first_rank(scores: jax.Array, members: jax.Array) -> jax.Array:
+    column = jnp.arange(scores.shape[1])
+
+    def rank(query: tuple[jax.Array, jax.Array]) -> jax.Array:
+        scores, members = query
+        relevant = jnp.where(members < 0, -jnp.inf, scores[members])
+        first = jnp.argmax(relevant)  # members ascend: the lowest index of equals
+        best = relevant[first]
+        tied = (scores == best) & (column < members[first])
+        return 1 + jnp.sum((scores > best) | tied)
+
+    # Row by row on a CPU, where a row stays in the cache.
+    lanes = 1 if jax.default_backend() == "cpu" else len(scores)
+    return jax.lax.map(rank, (scores, members), batch_size=lanes)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`lax.top_k` of (b, G) scores, by way of the k chunks with the largest maxima.
+
+    An item outside those chunks is preceded by the maxima of k chunks, so that none is
+    missed; chunks in ascending order keep equal scores in the order of their index.
+    """
+    if k * _CHUNK >= scores.shape[1]:
+        return jax.lax.top_k(scores, k)
+    chunks = scores.reshape(len(scores), -1, _CHUNK)
+    chosen = jnp.sort(jax.lax.top_k(jnp.max(chunks, axis=2), k)[1], axis=1)  # (b, k)
+    candidates = jnp.take_along_axis(chunks, chosen[:, :, None], axis=1)
+    values, position = jax.lax.top_k(candidates.reshape(len(scores), -1), k)
+    chunk = jnp.take_along_axis(chosen, position // _CHUNK, axis=1)
+    return values, chunk * _CHUNK + position % _CHUNK
+
+
+def _precision_at_r(
+    hits: np.ndarray, relevant: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """R-precision and average precision at R, (b,) each, of hits (b, k) by rank."""
+    position = np.arange(1, hits.shape[1] + 1)
+    hits = hits & (position <= relevant[:, None])
+    found = np.cumsum(hits, axis=1)
+    average = np.sum(found / position, axis=1, where=hits) / relevant
+    return found[:, -1] / relevant, average
+
+
+def _unit_rows(embeddings: ArrayLike, name: str) -> jax.Array:
+    rows = jnp.asarray(embeddings)
+    if rows.ndim != 2:
+        raise ValueError(f"{name} must be (rows, width), got shape {rows.shape}")
+    unit = _normalize(rows)
+    if not jnp.isfinite(rows).all():
+        raise ValueError(f"{name} hold NaN or infinity; rankings need finite numbers")
+    return unit
+
+
+@jax.jit
+def _normalize(rows: jax.Array) -> jax.Array:
+    return distances.normalize(rows).astype(jnp.float32)
+
+
+def _class_ids(
+    query_labels: ArrayLike, gallery_labels: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of any type as int32 ids from 0, the same for queries and gallery."""
+    queries = np.asarray(query_labels)
+    items = queries if gallery_labels is None else np.asarray(gallery_labels)
+    _, ids = np.unique(np.concatenate([queries, items]), return_inverse=True)
+    ids = ids.astype(np.int32)
+    return ids[: len(queries)], ids[len(queries) :]
+
+
+def _few_lengths(length: int) -> int:
+    """The next power of two, so that few list lengths are compiled."""
+    return 1 << (length - 1).bit_length()

@@ -1,0 +1,30 @@
+"""Eight simulated devices, strict ranks and a compilation cache for every test."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+CACHE = Path(
+    os.environ.get("JAXFACES_TEST_CACHE")
+    or Path(tempfile.gettempdir()) / f"jaxfaces-tests-{jax.__version__}"
+)
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+flags.FLAGS.mark_as_parsed()  # chex and grain ask for their flags
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """$JAXFACES_DATA, or a skip where it is not set."""
+    folder = os.environ.get("JAXFACES_DATA")
+    if not folder:
+        pytest.skip("needs real data: set JAXFACES_DATA to the folder that holds it")
+    return Path(folder)

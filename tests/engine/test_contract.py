@@ -1,0 +1,225 @@
+"""Every case of the contract: trained, cut anywhere, resumed to the same bits."""
+
+import dataclasses
+import json
+import signal
+
+import contract_tasks
+import jax
+import numpy as np
+import pytest
+
+from jaxfaces.engine import assembly, logs, loop, mesh
+from jaxfaces.engine.checkpoints import Checkpoints
+from jaxfaces.engine.errors import Interrupted
+
+SETTINGS = {"log_every": 3, "eval_every": 4, "checkpoint_every": 5, "quiet": True}
+
+
+def run(task, workdir, **changes):
+    return loop.run(task, workdir, **(SETTINGS | {"devices": 1} | changes))
+
+
+def last_tree(workdir, task):
+    """Everything in the newest checkpoint, as numpy."""
+    parts, _, step = assembly.restore(workdir, task_class=type(task))
+    like = jax.eval_shape(parts.start)
+    sharding = mesh.replicated(parts.program.mesh)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+    )
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return step, jax.device_get(checkpoints.restore(step, like))
+
+
+def stop_after(monkeypatch, steps):
+    """Sends this process SIGTERM once it has done `steps` further steps."""
+    advance = logs.Progress.advance
+    left = [steps]
+
+    def counted(self):
+        advance(self)
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(logs.Progress, "advance", counted)
+
+
+def train_log(workdir):
+    """The log without evaluations done on the way out."""
+    return [(r["step"], r["name"], r["value"]) for r in logs.read(workdir)]
+
+
+@pytest.mark.parametrize("task_class", contract_tasks.ALL, ids=lambda c: c.__name__)
+def test_a_task_cut_at_several_steps_ends_as_if_it_had_not_been(
+    task_class, tmp_path, monkeypatch
+):
+    task = task_class()
+    whole = run(task, tmp_path / "whole")
+    for cut in (1, 6, 3):  # stops after steps 1, 7 and 10 of 12
+        stop_after(monkeypatch, cut)
+        with pytest.raises(Interrupted, match="state is saved"):
+            run(task, tmp_path / "cut")
+        monkeypatch.undo()
+    parts = run(task, tmp_path / "cut")
+
+    _, expected = last_tree(tmp_path / "whole", task)
+    step, found = last_tree(tmp_path / "cut", task)
+    assert step == task.steps
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert parts["measures"] == whole["measures"]
+    assert train_log(tmp_path / "cut" / "metrics.jsonl") == train_log(
+        tmp_path / "whole" / "metrics.jsonl"
+    )
+    phases = assembly.assemble(task, loop.Options()).timeline.phases
+    assert whole["compilations"] == len(phases)
+
+
+def test_training_learns(tmp_path):
+    summary = run(contract_tasks.Linear(steps=200, noise=0.0), tmp_path, eval_every=100)
+    measures = summary["measures"]
+    assert measures["validation"]["mse"] < 0.1 * measures["initial"]["mse"]
+
+
+def test_padding_rows_leave_the_memory_alone(tmp_path):
+    # 20 rows in batches of 8: each sweep of 3 batches ends with 4 rows of padding.
+    task = contract_tasks.Memory(steps=6)
+    run(task, tmp_path)
+    _, tree = last_tree(tmp_path, task)
+    np.testing.assert_array_equal(tree["state"].seen, np.full(20, 2))
+    assert np.all(tree["state"].memory != 0)
+    # Metrics are weighed by rows that count: 2 sweeps of 20.
+    records = {r["name"]: r for r in logs.read(tmp_path / "metrics.jsonl")}
+    assert np.isfinite(records["train/loss"]["value"])
+
+
+def test_a_relabelling_sweep_sees_every_row_once_in_an_epoch(tmp_path):
+    run(contract_tasks.Relabel(steps=6), tmp_path, log_every=3)
+    values = [
+        r["value"]
+        for r in logs.read(tmp_path / "metrics.jsonl")
+        if r["name"] == "relabel/swept"
+    ]
+    assert values == [pytest.approx(20 / 3)]  # the mean over 3 batches of 20 rows
+
+
+def test_entering_a_phase_runs_its_function_each_time(tmp_path):
+    task = contract_tasks.Relabel(steps=15)  # learn begins at steps 3 and 9
+    run(task, tmp_path)
+    records = logs.read(tmp_path / "metrics.jsonl")
+    entered = [
+        (r["step"], r["value"]) for r in records if r["name"] == "learn/enter/forgotten"
+    ]
+    assert entered == [(3, 0.0), (9, 20.0)]
+
+
+def test_the_bilevel_step_changes_the_policy_by_the_held_out_gradient(tmp_path):
+    task = contract_tasks.Bilevel(steps=1)
+    run(task, tmp_path)
+    parts, state, _ = assembly.restore(tmp_path, task_class=type(task))
+    first = parts.start()["state"]
+    batch = parts.first_batch()
+
+    def outer(policy):
+        def inner(params):
+            x = batch["train"]["x"] * np.exp(1.0) ** policy[None]
+            return contract_tasks.fit(params, {**batch["train"], "x": x})
+
+        moved = jax.tree.map(
+            lambda p, g: p - 0.05 * g, first.params, jax.grad(inner)(first.params)
+        )
+        return contract_tasks.fit(moved, batch["held"])
+
+    # Central differences, entry by entry.
+    step = 1e-2
+    for i in range(contract_tasks.FEATURES):
+        shift = np.zeros(contract_tasks.FEATURES, np.float32)
+        shift[i] = step
+        slope = (outer(first.policy + shift) - outer(first.policy - shift)) / 2 / step
+        assert float(state.policy[i]) == pytest.approx(-0.1 * float(slope), abs=2e-4)
+
+
+def test_averaged_parameters_are_what_is_evaluated_and_saved(tmp_path):
+    task = contract_tasks.Averaged()
+    run(task, tmp_path)
+    _, tree = last_tree(tmp_path, task)
+    state = tree["state"]
+    assert not np.allclose(state.average["params"]["w"], state.params["w"])
+    loaded = loop_load(tmp_path, task).variables
+    np.testing.assert_array_equal(loaded["w"], state.average["params"]["w"])
+
+
+def loop_load(workdir, task, **kwargs):
+    from jaxfaces import load
+
+    return load(workdir, task_class=type(task), **kwargs)
+
+
+def test_four_seeds_at_once_are_four_runs_on_the_same_batches(tmp_path):
+    task = contract_tasks.Linear()
+    together = run(task, tmp_path / "together", parallel_seeds=4, seed=5)
+    assert len(together["measures"]["validation"]) == 4
+    for i in range(4):
+        alone = run(task, tmp_path / f"{i}", seed=5 + i, data_seed=5)
+        expected = loop_load(tmp_path / f"{i}", task).variables
+        found = loop_load(tmp_path / "together", task, seed=i).variables
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            found,
+            expected,
+        )
+        assert alone["measures"]["validation"]["mse"] == pytest.approx(
+            together["measures"]["validation"][i]["mse"], rel=1e-4
+        )
+
+
+def test_several_seeds_resume_to_the_same_bits(tmp_path, monkeypatch):
+    task = contract_tasks.Linear()
+    run(task, tmp_path / "whole", parallel_seeds=3)
+    stop_after(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        run(task, tmp_path / "cut", parallel_seeds=3)
+    monkeypatch.undo()
+    run(task, tmp_path / "cut", parallel_seeds=3)
+    _, expected = last_tree(tmp_path / "whole", task)
+    _, found = last_tree(tmp_path / "cut", task)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Memory", "Alternate"])
+def test_eight_devices_do_what_one_does(name, tmp_path):
+    task = getattr(contract_tasks, name)()
+    for devices in (1, 8):
+        run(task, tmp_path / str(devices), devices=devices)
+    one = last_tree(tmp_path / "1", task)[1]["state"]
+    eight = last_tree(tmp_path / "8", task)[1]["state"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), eight, one
+    )
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch(tmp_path):
+    # The last batch of a sweep has 4 rows of padding: parts must be weighed by rows.
+    whole = contract_tasks.Linear(noise=0.0)
+    parts = dataclasses.replace(whole, microbatch=2)
+    run(whole, tmp_path / "whole")
+    run(parts, tmp_path / "parts")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        loop_load(tmp_path / "parts", parts).variables,
+        loop_load(tmp_path / "whole", whole).variables,
+    )
+
+
+def test_the_summary_says_what_ran(tmp_path):
+    run(contract_tasks.Linear(), tmp_path, test=True, seed=3)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["task"] == "contract_tasks:Linear"
+    assert summary["seed"] == 3
+    assert summary["steps"] == 12
+    assert summary["examples"] == 12 * 8
+    assert summary["compilations"] == 1
+    assert {"initial", "validation", "test"} <= set(summary["measures"])
+    assert summary["versions"]["jax"] == jax.__version__
+    assert summary["best"]["value"] <= summary["measures"]["initial"]["mse"]
