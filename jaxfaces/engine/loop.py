@@ -12,9 +12,7 @@ import jax
 import numpy as np
 
 from jaxfaces.engine import (
-    assembly as assembly_lib,
-)
-from jaxfaces.engine import (
+    assembly,
     config,
     evaluation,
     mesh,
@@ -28,6 +26,7 @@ from jaxfaces.engine.checkpoints import Checkpoints
 from jaxfaces.engine.errors import DivergedError, Interrupted
 from jaxfaces.engine.logs import Log, Progress
 from jaxfaces.engine.options import Options
+from jaxfaces.engine.profiling import Profiler
 from jaxfaces.engine.rundir import RunDir
 
 # Steps that may be on their way to the device before the host waits for the oldest.
@@ -48,8 +47,8 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
 
     Raises:
       ValueError: a hyper-parameter or option is out of range.
-      RunError: the directory holds another run, a checkpoint is damaged, a metric became
-        NaN, or the run was asked to stop (its state is saved).
+      RunError: the directory holds another run, a checkpoint is damaged, a metric
+        became NaN, or the run was asked to stop (its state is saved).
     """
     options = config.replace(Options(), overrides)
     config.check(task)
@@ -80,7 +79,7 @@ class _Run:
         done = checkpoints.steps()
         self.step = done[-1] if done else 0
         self.progress = Progress(self.step, self.steps, quiet=options.quiet)
-        self.parts = assembly_lib.assemble(task, options, warn=self._warn)
+        self.parts = assembly.assemble(task, options, warn=self._warn)
         self.task, self.program = self.parts.task, self.parts.program
         folder.settle_sizes(self.parts.sizes)
         self.validation = self.parts.evaluation_streams("validation")
@@ -101,12 +100,14 @@ class _Run:
             self._greet()
             if self.saved is None:
                 self._boundary()
-            with self._profiled(), self._batches() as batches:
-                self._loop(batches)
+            trace = self.folder.folder / "profile"
+            with Profiler(self.options.profile, trace) as profiler:
+                with self._batches() as batches:
+                    self._loop(batches, profiler)
             self.progress.close()
             return self._finish()
 
-    def _loop(self, batches: Iterator[Any]) -> None:
+    def _loop(self, batches: Iterator[Any], profiler: Profiler) -> None:
         in_flight: collections.deque[jax.Array] = collections.deque()
         timeline, program = self.parts.timeline, self.program
         for host in batches:
@@ -124,7 +125,7 @@ class _Run:
             in_flight.append(token)
             if len(in_flight) > IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
-            self._trace_profile(token)
+            profiler.after(self.step, token)
             if self.request.signal is not None:
                 self._stop()
             if self._due(self.options.log_every):
@@ -179,29 +180,26 @@ class _Run:
             if bad is None:
                 continue
             step, name, seed = bad
-            which = (
-                f" of seed {self.options.seed + seed}" if self.program.seeds > 1 else ""
-            )
+            seeds = self.program.seeds
+            which = f" of seed {self.options.seed + seed}" if seeds > 1 else ""
             last = "none was saved"
             if self.saved is not None:
                 last = f"step {self.saved} in {self.folder.checkpoints}"
             raise DivergedError(
-                f"step {step}: {phase}/{name}{which} is not finite. Last good checkpoint: "
-                f"{last}. Try a lower --lr, a longer --warmup_steps or --clip_norm, "
-                "in a new --workdir"
+                f"step {step}: {phase}/{name}{which} is not finite. "
+                f"Last good checkpoint: {last}. Try a lower --lr, a longer "
+                "--warmup_steps or --clip_norm, in a new --workdir"
             )
 
     def _evaluate(self) -> None:
         measures = evaluation.measure(
             self.program, self.tree["state"], self.validation, self.options
         )
-        values = {name: [each[name] for each in measures] for name in measures[0]}
-        self.log.write(self.step, self._by_seed("validation", values))
+        means = self._log_measures("validation", measures)
         self.meta["measures"] = measures
         if self.step == 0:
             self.meta["initial"] = measures
         self._compare(evaluation.monitored(self.task.monitor, measures))
-        means = {name: float(np.mean(each)) for name, each in values.items()}
         self.progress.say(report.line(self.step, means))
         self._draw()
 
@@ -258,20 +256,34 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         """Measures the test split if asked to, and writes the summary."""
-        test = None
-        if self.options.test:
-            streams = self.parts.evaluation_streams("test")
-            test = evaluation.measure(
-                self.program, self.tree["state"], streams, self.options
-            )
-            values = {name: [each[name] for each in test] for name in test[0]}
-            self.log.write(self.step, self._by_seed("test", values))
-            means = {name: float(np.mean(each)) for name, each in values.items()}
-            self.progress.say(report.line("test", means))
+        test = self._test() if self.options.test else {}
         report.draw(self.folder.figures, {}, self.log.records())
         summary = report.summarize(self.parts, self.meta, test)
         report.write(self.folder.summary, summary)
         return summary
+
+    def _test(self) -> dict[str, Any]:
+        """Measures of the test split for the first state (made again) and the last."""
+        streams = self.parts.evaluation_streams("test")
+        if not streams:
+            self._warn("--test is set, but the task has no test split")
+            return {}
+        args = (streams, self.options)
+        first = self.program.init(self.parts.first_batch())
+        before = evaluation.measure(self.program, first, *args)
+        after = evaluation.measure(self.program, self.tree["state"], *args)
+        self._log_measures("test_initial", before)
+        self._log_measures("test", after)
+        pictures = evaluation.draw(self.program, self.tree["state"], *args)
+        named = {f"test_{name}": picture for name, picture in pictures.items()}
+        report.draw(self.folder.figures, named, [])
+        return {"test_initial": before, "test": after}
+
+    def _log_measures(self, split: str, measures: Any) -> dict[str, float]:
+        """Logs measures of a split; returns their means over seeds."""
+        values = {name: [each[name] for each in measures] for name in measures[0]}
+        self.log.write(self.step, self._by_seed(split, values))
+        return {name: float(np.mean(each)) for name, each in values.items()}
 
     def _greet(self) -> None:
         program = self.program
@@ -288,26 +300,3 @@ class _Run:
         return reader.batches(
             self.parts.timeline, self.parts.streams, self.step, self.options
         )
-
-    @contextlib.contextmanager
-    def _profiled(self) -> Iterator[None]:
-        """Leaves no trace half written when the loop ends within one."""
-        self._profiling = False
-        try:
-            yield
-        finally:
-            if self._profiling:
-                jax.profiler.stop_trace()
-
-    def _trace_profile(self, token: jax.Array) -> None:
-        if not self.options.profile:
-            return
-        start, count = map(int, self.options.profile.split(":"))
-        if self.step == start:
-            jax.profiler.start_trace(str(self.folder.folder / "profile"))
-            self._profiling = True
-        elif self._profiling and self.step >= start + count:
-            token.block_until_ready()
-            jax.profiler.stop_trace()
-            self._profiling = False
-            self.progress.say(f"trace written to {self.folder.folder / 'profile'}")

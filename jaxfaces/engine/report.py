@@ -1,6 +1,7 @@
 """What a run tells its user: greeting, lines, pictures, summary."""
 
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from jaxfaces import registry
 from jaxfaces.engine.assembly import Assembly
 from jaxfaces.engine.logs import write_text
 
+SHOWN = 4
 PACKAGES = ("jaxfaces", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -47,10 +49,11 @@ def greeting(parts: Assembly, folder: Path, step: int, steps: int) -> str:
 
 
 def line(where: int | str, measures: Mapping[str, float]) -> str:
-    """One line of measures."""
+    """One line with the first few measures; the log has them all."""
     head = f"step {where}" if isinstance(where, int) else where
-    body = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
-    return f"{head:<12}{body}"
+    shown = itertools.islice(measures.items(), SHOWN)
+    body = "  ".join(f"{name} {value:.4f}" for name, value in shown)
+    return f"{head:<20}{body}"
 
 
 def draw(folder: Path, pictures: Mapping[str, Any], records: list[dict]) -> None:
@@ -60,19 +63,20 @@ def draw(folder: Path, pictures: Mapping[str, Any], records: list[dict]) -> None
     folder.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         figures.to_png(picture, folder / f"{name}.png")
-    if records:
-        figures.to_png(figures.curves(records, title="Run"), folder / "curves.png")
+    curves = [r for r in records if not r["name"].startswith("test")]
+    if curves:
+        figures.to_png(figures.curves(curves, title="Run"), folder / "curves.png")
 
 
 def summarize(
-    parts: Assembly, meta: Mapping[str, Any], test: Sequence[Mapping] | None
+    parts: Assembly, meta: Mapping[str, Any], test: Mapping[str, Sequence[Mapping]]
 ) -> dict[str, Any]:
-    """The content of summary.json."""
+    """The content of summary.json; `test` holds measures of test splits by name."""
     seconds = meta["seconds"]
     measures = {
-        "initial": _by_seed(meta["initial"]),
+        "validation_initial": _by_seed(meta["initial"]),
         "validation": _by_seed(meta["measures"]),
-        "test": _by_seed(test),
+        **{name: _by_seed(found) for name, found in test.items()},
     }
     return {
         "task": registry.name_of(type(parts.task)),
@@ -111,9 +115,8 @@ def closing(summary: Mapping[str, Any], workdir: str) -> str:
             lines.append(line(split, known))
     if summary["best"]:
         best = summary["best"]
-        lines.append(
-            f"best        {best['measure']} {best['value']:.4f} at {best['step']}"
-        )
+        found = f"{best['measure']} {best['value']:.4f}"
+        lines.append(f"{'best validation':<20}{found} at step {best['step']}")
     lines.append(
         f"{summary['steps']:,} steps in {summary['seconds']:.0f} s, "
         f"{summary['examples_per_second']:.0f} examples/s; "

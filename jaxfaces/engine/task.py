@@ -24,8 +24,8 @@ class Phase:
 
     Attributes:
       name: unique within a task; its metrics are logged as `name/metric`.
-      steps: how many steps it lasts; None, in the last entry only, is all that are left.
-      step: `(state, batch, key) -> (state, metrics)`, pure; `batch[stream]` holds the
+      steps: how many steps it lasts; None, in the last entry only, is the rest.
+      step: `(state, batch, key) -> (state, metrics)`, pure; `batch[stream]` has the
         columns of each stream it reads, and `key` depends on (seed, step number) alone.
       streams: names of the streams whose next batch the step gets.
       enter: `(state, key) -> (state, metrics)`, pure, run when the phase begins.

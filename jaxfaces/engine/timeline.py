@@ -7,7 +7,7 @@ from jaxfaces.engine.task import Cycle, Phase
 
 
 class Timeline:
-    """The phases of a run laid out over its steps, as pure functions of the step number.
+    """The phases of a run laid out over its steps, a pure function of the step number.
 
     Args:
       entries: phases in order; the last may be a Cycle, and is lengthened or cut to

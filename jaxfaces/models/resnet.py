@@ -62,8 +62,8 @@ class ResNet(nn.Module):
       stage_sizes: blocks a stage; every stage but the first halves the resolution.
       block: BasicBlock or BottleneckBlock.
       width: features of the first stage, doubled by each further stage.
-      stem: "large", a 7x7 convolution of stride 2 and max-pooling (ImageNet); "strided",
-        a 5x5 convolution of stride 2; "plain", a 3x3 convolution of stride 1.
+      stem: "large", a 7x7 convolution of stride 2 and max-pooling; "strided", a
+        5x5 convolution of stride 2; "plain", a 3x3 convolution of stride 1.
       pool: average the last feature map over space, or flatten it, which keeps where
         things are (aligned images such as characters and digits).
       dtype: compute type of convolutions; parameters and statistics stay float32.

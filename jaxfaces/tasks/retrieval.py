@@ -209,14 +209,17 @@ class Retrieval:
             ks=self.recall_ks,
         )
         recalls = found.pop("recall_at_k")
-        measures = {f"recall_at_{k}": value for k, value in recalls.items()} | found
+        recalls = {f"recall_at_{k}": value for k, value in recalls.items()}
+        # The main measures first: they are what a line on the terminal shows.
+        main = {"recall_at_1": recalls["recall_at_1"], "map_at_r": found["map_at_r"]}
         if self.clustering:
             items = queries if gallery is None else np.concatenate([queries, gallery])
             labels = [each["label"] for _, each in embedded.values()]
-            measures |= metric.clustering_measures(
+            main |= metric.clustering_measures(
                 items, np.concatenate(labels), seed=0, restarts=1
             )
-        return measures
+        dropped = found.pop("num_dropped")
+        return main | recalls | found | ({"num_dropped": dropped} if dropped else {})
 
     def figures(
         self, state: Any, predict: Callable, batches: Mapping
@@ -232,7 +235,7 @@ class Retrieval:
         nearest = order[queries]
         return {
             "embeddings": figures.embedding_plot(
-                embeddings[shown], labels[shown], title="Embeddings of unseen classes"
+                embeddings[shown], labels[shown], title="Embeddings, some classes"
             ),
             "neighbours": figures.contact_sheet(
                 images[queries],

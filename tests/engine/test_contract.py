@@ -79,7 +79,7 @@ def test_a_task_cut_at_several_steps_ends_as_if_it_had_not_been(
 def test_training_learns(tmp_path):
     summary = run(contract_tasks.Linear(steps=200, noise=0.0), tmp_path, eval_every=100)
     measures = summary["measures"]
-    assert measures["validation"]["mse"] < 0.1 * measures["initial"]["mse"]
+    assert measures["validation"]["mse"] < 0.1 * measures["validation_initial"]["mse"]
 
 
 def test_padding_rows_leave_the_memory_alone(tmp_path):
@@ -220,6 +220,8 @@ def test_the_summary_says_what_ran(tmp_path):
     assert summary["steps"] == 12
     assert summary["examples"] == 12 * 8
     assert summary["compilations"] == 1
-    assert {"initial", "validation", "test"} <= set(summary["measures"])
+    assert {"validation_initial", "validation", "test_initial", "test"} <= set(
+        summary["measures"]
+    )
     assert summary["versions"]["jax"] == jax.__version__
-    assert summary["best"]["value"] <= summary["measures"]["initial"]["mse"]
+    assert summary["best"]["value"] <= summary["measures"]["validation_initial"]["mse"]

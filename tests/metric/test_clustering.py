@@ -37,7 +37,7 @@ def test_agreement_equals_sklearn_nmi_and_counted_pairs(seed):
 
 
 def test_agreement_by_hand():
-    # Halves of two classes swapped: no information; 2 of 4 + 4 pairs are right.
+    # Every cluster holds one of each class: no information, no pair is right.
     measured = clustering.agreement([0, 0, 1, 1], ["a", "b", "a", "b"])
     assert measured == pytest.approx({"nmi": 0, "f1": 0}, abs=1e-12)
     measured = clustering.agreement([0, 0, 0, 1], [0, 0, 1, 1])

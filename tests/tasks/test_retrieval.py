@@ -1,0 +1,254 @@
+"""The retrieval task: data, batches, steps, measures, pictures."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxfaces
+import metric
+from jaxfaces import train
+from jaxfaces.engine import assembly, config
+from jaxfaces.engine.options import Options
+from jaxfaces.tasks.image_data import ImageData
+from jaxfaces.tasks.retrieval import Retrieval
+
+TINY = {
+    "dataset": "made_up",
+    "image_size": 16,
+    "validation_fraction": 0.25,
+    "width": 4,
+    "pool": "flatten",
+    "embedding_size": 8,
+    "classes_per_batch": 4,
+    "images_per_class": 4,
+    "eval_batch_size": 12,
+    "steps": 20,
+    "lr": 0.01,
+    "rotation": 5.0,
+}
+
+
+def tiny(**changes):
+    return config.replace(Retrieval(), TINY | changes)
+
+
+def test_classes_of_train_validation_and_test_are_disjoint():
+    data = tiny().data
+    names = {
+        split: {source.names[label] for label in np.unique(source.labels)}
+        for split in ("train", "validation", "test")
+        for source in [data.split(split)]
+    }
+    assert len(names["train"]) == 6
+    assert len(names["validation"]) == 2
+    assert len(names["test"]) == 8
+    assert len(set.union(*names.values())) == 16
+
+
+def test_images_of_every_class_can_be_held_out_instead():
+    data = ImageData(dataset="digits", grey=True, validation_by="image")
+    train_part, held = data.split("train"), data.split("validation")
+    assert set(np.unique(held.labels)) == set(range(5))
+    whole = len(train_part) + len(held)
+    assert len(held) == pytest.approx(0.1 * whole, abs=5)
+    pixels = [
+        s.read(np.arange(len(s)))["image"].reshape(len(s), -1)
+        for s in (train_part, held)
+    ]
+    both = np.concatenate(pixels)
+    assert len(np.unique(both, axis=0)) > 0.99 * whole  # nothing is on both sides
+
+
+def test_training_labels_count_from_zero():
+    source = tiny(dataset="digits", grey=True, image_size=0).data.split("train")
+    assert set(np.unique(source.labels)) == set(range(source.classes))
+
+
+def test_batches_hold_p_classes_with_k_images():
+    stream = tiny().streams("train", 3)["train"]
+    for n in (0, 1, 7):
+        labels = stream.read(stream.plan(n))["label"].reshape(4, 4)
+        assert np.all(labels == labels[:, :1])
+        assert len(np.unique(labels[:, 0])) == 4
+
+
+def test_quarter_turns_are_classes_of_their_own():
+    plain, turned = tiny(), tiny(rotated_classes=True)
+    a = plain.streams("train", 0)["train"]
+    b = turned.streams("train", 0)["train"]
+    assert (b.examples, b.classes) == (4 * a.examples, 4 * a.classes)
+    rows = np.array([0, 5, 17])
+    original = a.read(rows)
+    for turns in range(4):
+        found = b.read(rows * 4 + turns)
+        np.testing.assert_array_equal(found["label"], original["label"] * 4 + turns)
+        expected = np.rot90(original["image"], turns, axes=(1, 2))
+        np.testing.assert_array_equal(found["image"], expected)
+
+
+@functools.lru_cache
+def first_step(**changes):
+    """The state after one step, and that step's metrics."""
+    parts = assembly.assemble(tiny(**changes), Options(devices=1))
+    tree, batch = parts.start(), parts.first_batch()
+    phase = parts.timeline.phases[0]
+    key = jax.random.fold_in(parts.program.roots, 0)
+    state, metrics = jax.jit(phase.step)(tree["state"], batch, key)
+    return tree["state"], batch, key, state, metrics
+
+
+@pytest.mark.parametrize("loss", ["ranked_list", "contrastive"])
+def test_the_logged_loss_is_the_loss_of_the_embeddings(loss):
+    task = tiny(loss=loss, rotation=0.0, ranked_list_temperature=5.0)
+    parts = assembly.assemble(task, Options(devices=1))
+    state, batch = parts.start()["state"], parts.first_batch()
+    metrics = parts.timeline.phases[0].step(state, batch, jax.random.key(0))[1]
+    images = jnp.asarray(batch["train"]["image"]).astype(jnp.float32) / 255
+    embeddings, _ = task._net().apply(state.params, state.rest, images, train=True)
+    labels = batch["train"]["label"]
+    if loss == "ranked_list":
+        expected = metric.ranked_list_loss(embeddings, labels, temperature=5.0)
+    else:
+        expected = metric.contrastive_loss(embeddings, labels)
+    np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-5)
+
+
+def test_the_simpler_form_and_the_head_multiplier_reach_the_step():
+    _, _, _, plain, _ = first_step()
+    _, _, _, simpler, _ = first_step(ranked_list_simpler=True, ranked_list_margin=0.8)
+    before, _, _, still, _ = first_step(head_lr_multiplier=0.0)
+    head = plain.params["head"]["kernel"]
+    assert np.any(head != simpler.params["head"]["kernel"])
+    np.testing.assert_array_equal(
+        still.params["head"]["kernel"], before.params["head"]["kernel"]
+    )
+    trunk = jax.tree.leaves(still.params["backbone"])
+    start = jax.tree.leaves(before.params["backbone"])
+    assert any(np.any(a != b) for a, b in zip(trunk, start))
+
+
+def test_eight_devices_give_the_loss_gradient_and_parameters_of_one():
+    results = []
+    for devices in (1, 8):
+        parts = assembly.assemble(tiny(), Options(devices=devices))
+        tree, phase = parts.start(), parts.timeline.phases[0]
+        state, totals, _ = parts.program.step(
+            phase, tree["state"], tree["totals"]["train"], parts.first_batch(), 0
+        )
+        results.append((totals["loss"].sum, totals["grad_norm"].sum, state.params))
+    one, eight = jax.device_get(results)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, eight
+    )
+
+
+def test_a_run_learns_made_up_classes_and_draws_them(tmp_path):
+    summary = jaxfaces.run(
+        tiny(steps=60), tmp_path, eval_every=30, test=True, quiet=True, devices=1
+    )
+    measures = summary["measures"]
+    assert measures["test"]["map_at_r"] > measures["test_initial"]["map_at_r"] + 0.05
+    assert set(measures["test"]) >= {
+        "recall_at_1",
+        "recall_at_8",
+        "map_at_r",
+        "nmi",
+        "f1",
+    }
+    assert summary["compilations"] == 1
+    names = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    expected = {"embeddings.png", "neighbours.png", "test_embeddings.png", "curves.png"}
+    assert names >= expected
+    for name in names:
+        with Image.open(tmp_path / "figures" / name) as picture:
+            assert min(picture.size) > 100
+
+    loaded = jaxfaces.load(tmp_path)
+    source = loaded.task.data.split("test")
+    batch = source.read(np.arange(len(source)))
+    embeddings = loaded.apply(loaded.variables, {"image": jnp.asarray(batch["image"])})
+    again = metric.retrieval_measures(np.asarray(embeddings), batch["label"])
+    assert again["map_at_r"] == pytest.approx(measures["test"]["map_at_r"], abs=1e-6)
+
+
+def test_a_split_with_roles_is_measured_query_against_gallery(monkeypatch):
+    split = ImageData.split
+
+    def with_roles(self, name):
+        source = split(self, name)
+        roles = np.where(np.arange(len(source)) % 3 == 0, "query", "gallery")
+        return dataclasses.replace(source, roles=roles)
+
+    monkeypatch.setattr(ImageData, "split", with_roles)
+    task = tiny()
+    streams = task.streams("validation", 0)
+    assert set(streams) == {"query", "gallery"}
+    batches = {
+        name: [stream.read(np.arange(stream.examples)) for _ in range(1)]
+        for name, stream in streams.items()
+    }
+    for parts in batches.values():
+        parts[0]["valid"] = np.ones(len(parts[0]["label"]), bool)
+
+    def onehot(batch):  # a perfect embedding
+        return np.eye(16, dtype=np.float32)[batch["label"]]
+
+    measures = task.evaluate(None, onehot, batches, {})
+    assert measures["recall_at_1"] == measures["map_at_r"] == measures["nmi"] == 1
+
+
+def test_bfloat16_trains(tmp_path):
+    summary = jaxfaces.run(
+        tiny(dtype="bfloat16", steps=4), tmp_path, eval_every=4, quiet=True, devices=1
+    )
+    assert np.isfinite(summary["measures"]["validation"]["map_at_r"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"recall_ks": (2, 4)}, "--recall_ks must contain 1"),
+        ({"crop_size": 20}, "--crop_size=20 is larger than --image_size=16"),
+        ({"loss": "triplet"}, "--loss"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(flags, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**flags)
+
+
+def test_too_many_classes_for_the_data_is_one_clear_line(tmp_path, capsys):
+    words = ["--task=retrieval", "--dataset=digits", "--grey", f"--workdir={tmp_path}"]
+    assert train.main([*words, "--classes_per_batch=30"]) == 1
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "30" in error
+
+
+def test_a_missing_data_set_gives_the_command_that_obtains_it(tmp_path, capsys):
+    words = ["--flagfile=configs/retrieval_cub200.cfg", f"--workdir={tmp_path / 'run'}"]
+    assert train.main([*words, f"--data_dir={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert "python -m jaxfaces.data.prepare --dataset=cub200" in error
+    assert not (tmp_path / "run" / "checkpoints" / "0").exists()
+
+
+def test_omniglot_is_read_as_published(data_dir):
+    task = config.replace(
+        Retrieval(),
+        {
+            "dataset": "omniglot_retrieval",
+            "data_dir": str(data_dir),
+            "grey": True,
+            "image_size": 32,
+            "validation_fraction": 0.149,
+        },
+    )
+    sizes = {split: task.data.split(split) for split in ("train", "validation", "test")}
+    assert [s.classes for s in sizes.values()] == [820, 144, 659]
+    assert sum(len(s) for s in sizes.values()) == 19_280 + 13_180
