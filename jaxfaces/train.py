@@ -49,7 +49,7 @@ def _train(command: Command, options: Options, task: object) -> None:
     if command.smoke:
         task = task.smoke()  # type: ignore[attr-defined]
         task = config.replace(task, {"steps": 2})
-        settings |= {"eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+        settings |= {"eval_every": 2, "checkpoint_every": 1, "log_every": 1}
     summary = loop.run(task, command.workdir, **settings)
     if not options.quiet:
         print(report.closing(summary, command.workdir))

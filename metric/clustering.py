@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import cluster, exceptions
@@ -47,11 +48,14 @@ def clustering_measures(
     means = cluster.KMeans(
         len(np.unique(labels)), n_init=restarts, max_iter=1000, random_state=seed
     )
-    # Sums of two threads come out the same in either order; those of more would not.
-    with threadpool_limits(2), warnings.catch_warnings():
+    # One thread: more add their sums in any order, so that a seed would not fix the
+    # result, and wait for each other ten times as long where the machine is busy.
+    with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct points than classes is a bad embedding, which the score says.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        clusters = means.fit_predict(np.asarray(distances.normalize(points)))
+        clusters = means.fit_predict(
+            np.asarray(distances.normalize(jnp.asarray(points)))
+        )
     return agreement(clusters, labels)
 
 

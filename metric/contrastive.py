@@ -17,9 +17,9 @@ def contrastive_loss(
 ) -> jax.Array:
     """Mean violation of positive pairs plus mean violation of negative pairs.
 
-    With d the distance of unit embeddings, positive pairs pay max(0, d - pos_margin) and
-    negative pairs max(0, neg_margin - d); each mean is over the pairs that pay anything
-    (Hadsell et al. 2006 without the square, averaged as Musgrave et al. 2020 do).
+    With d the distance of unit embeddings, positive pairs pay max(0, d - pos_margin)
+    and negative pairs max(0, neg_margin - d); each mean is over the pairs that pay
+    anything (Hadsell et al. 2006 without the square, averaged as Musgrave et al. 2020).
 
     Args:
       embeddings: (B, D) raw network outputs, normalised inside.

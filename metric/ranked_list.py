@@ -23,7 +23,7 @@ def ranked_list_loss(
     query_weighting: Literal["uniform", "mass"] = "uniform",
     valid: jax.Array | None = None,
 ) -> jax.Array:
-    """Ranked list loss: every item in turn is the query, the rest of the batch its list.
+    """Ranked list loss: every item in turn is the query, the rest its ranked list.
 
     With d the distance of unit embeddings, P* the positives of a query farther than
     alpha - margin and N* its negatives nearer than alpha, a query pays
@@ -31,12 +31,12 @@ def ranked_list_loss(
         pos_weight * mean_{P*} (d - (alpha - margin))
         + neg_weight * sum_{N*} w (alpha - d) / sum_{N*} w,   w = exp(T (alpha - d)),
 
-    and the loss is the mean over queries. Empty sets pay nothing. Positives are averaged
-    with weights exp(Tp (d - (alpha - margin))) where `positive_temperature` Tp is not 0.
+    and the loss is the mean over queries. Empty sets pay nothing. Positives are weighed
+    by exp(Tp (d - (alpha - margin))), alike where `positive_temperature` Tp is 0.
 
     In float32 an active pair at distance d carries a relative error of about 1e-7 / d²
-    (5e-6 holds beyond 0.3); pairs nearer than 1e-3 count in the value as coincident and
-    push nowhere. float64 holds 1e-10.
+    (5e-6 holds beyond 0.3); pairs nearer than 1e-3 count in the value as coincident
+    and push nowhere. float64 holds 1e-10.
 
     Args:
       embeddings: (B, D) raw network outputs, normalised inside.
@@ -44,8 +44,8 @@ def ranked_list_loss(
       alpha: distance in [0, 2] beyond which negatives stop paying; None is the simpler
         form of the journal, alpha = 1 + margin / 2.
       margin: gap between the two boundaries, in the unit of distance.
-      temperature: T >= 0; 0 weighs all non-trivial negatives alike, a large T keeps only
-        the hardest.
+      temperature: T >= 0; 0 weighs all non-trivial negatives alike, a large T keeps
+        only the hardest.
       positive_temperature: Tp >= 0, the same for positives.
       pos_weight: weight of the positive term.
       neg_weight: weight of the negative term.

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def retrieval_measures(
     ks: Sequence[int] = (1, 2, 4, 8),
     block_size: int | None = None,
     count_singletons: bool = False,
-) -> dict[str, float | int | dict[int, float]]:
+) -> dict[str, Any]:
     """How well items of the same class are ranked first by cosine similarity.
 
     With R relevant items (same label) in the gallery of a query, rel(l) = 1 where the

@@ -191,6 +191,8 @@ def guarded(command: Callable[[], None]) -> int:
         command()
     except Interrupted as error:
         return fail(error, 128 + error.signal)
+    except KeyboardInterrupt:
+        return fail(RunError("stopped at once; the newest checkpoint is whole"), 130)
     except (RunError, ValueError, OSError) as error:
         if os.environ.get("JAXFACES_DEBUG"):
             raise

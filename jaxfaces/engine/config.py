@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -122,17 +123,24 @@ class Knob:
             raise ValueError(
                 f"--{self.flag} must be of type {self.kind.__name__}, got {value!r}"
             )
+        if isinstance(value, str):
+            self._check_choice(value)
+        else:
+            self._check_range(value)
+
+    def _check_choice(self, value: str) -> None:
         if self.choices and value not in self.choices:
             near = difflib.get_close_matches(value, self.choices, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             options = ", ".join(self.choices)
             raise ValueError(f"--{self.flag}={value!r} is none of: {options}{hint}")
-        if self.kind in (int, float):
-            # Written so that NaN, which compares false with everything, is refused.
-            if not (self.lower is None or value >= self.lower) or value != value:
-                raise ValueError(f"--{self.flag}={value} is not {self.range()}")
-            if not (self.upper is None or value <= self.upper):
-                raise ValueError(f"--{self.flag}={value} is not {self.range()}")
+
+    def _check_range(self, value: Any) -> None:
+        if not math.isfinite(value):
+            raise ValueError(f"--{self.flag} must be a finite number, got {value}")
+        low = self.lower is not None and value < self.lower
+        if low or (self.upper is not None and value > self.upper):
+            raise ValueError(f"--{self.flag}={value} is not {self.range()}")
 
     def range(self) -> str:
         """The allowed values in words, '' where anything of the type is allowed."""

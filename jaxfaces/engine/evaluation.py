@@ -28,7 +28,8 @@ def collect(
     Returns:
       The outputs, a pytree of numpy arrays with a row an example, and the columns.
     """
-    outputs, gathered = [], []
+    outputs: list[Any] = []
+    gathered = []
     for batch in batches:
         valid = batch["valid"]
         # Fetched one batch behind, so that device and host work at the same time.

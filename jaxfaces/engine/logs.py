@@ -4,7 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,9 +22,11 @@ class Log:
     Args:
       folder: the run directory.
       step: number of finished steps of the checkpoint that the run goes on from.
+      seeds: which seeds are trained at once.
     """
 
-    def __init__(self, folder: Path, *, step: int):
+    def __init__(self, folder: Path, *, step: int, seeds: Sequence[int] = (0,)):
+        self._seeds = seeds
         self._path = folder / "metrics.jsonl"
         _cut(self._path, step)
         self._file = self._path.open("a", encoding="utf-8")
@@ -51,6 +53,15 @@ class Log:
             self._file.write(json.dumps(record) + "\n")
             self._events.add_scalar(name, value, step)
         self._file.flush()
+
+    def write_seeds(
+        self, step: int, prefix: str, values: Mapping[str, Iterable[float]]
+    ) -> None:
+        """Appends values that have one entry a seed, each under a name of its own."""
+        for name, each in values.items():
+            for seed, value in zip(self._seeds, each, strict=True):
+                suffix = f"/seed{seed}" if len(self._seeds) > 1 else ""
+                self.write(step, {f"{prefix}/{name}{suffix}": float(value)})
 
     def sync(self) -> None:
         """Makes sure that the log is on disk before a checkpoint that relies on it."""
@@ -123,7 +134,12 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        if not self._quiet:
+        self.announce(line, quiet=self._quiet)
+
+    @staticmethod
+    def announce(line: str, *, quiet: bool) -> None:
+        """Prints a line, above a bar if there is one."""
+        if not quiet:
             tqdm.tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 

@@ -2,9 +2,9 @@
 
 import collections
 import contextlib
-import json
+import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
     if options.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.compile_cache)
     with Checkpoints(folder.checkpoints, keep=options.keep) as checkpoints:
+        finished = folder.finished(checkpoints.steps(), task.steps)
+        if finished is not None:
+            Progress.announce(f"{workdir} is finished", quiet=options.quiet)
+            return finished
         with signals.stop_requests() as request:
             return _Run(task, options, folder, checkpoints, request).train()
 
@@ -93,10 +97,9 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         """Runs to the last step; returns the summary."""
-        if self.step >= self.steps and self.folder.summary.exists():
-            self.progress.say(f"{self.folder.folder} is finished at step {self.step}")
-            return json.loads(self.folder.summary.read_text(encoding="utf-8"))
-        with Log(self.folder.folder, step=self.step) as self.log:
+        first = self.options.seed
+        seeds = range(first, first + self.program.seeds)
+        with Log(self.folder.folder, step=self.step, seeds=seeds) as self.log:
             self._greet()
             if self.saved is None:
                 self._boundary()
@@ -126,11 +129,12 @@ class _Run:
             if len(in_flight) > IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
             profiler.after(self.step, token)
-            if self.request.signal is not None:
-                self._stop()
             if self._due(self.options.log_every):
                 self._log_totals()
             self._boundary()
+            # Last, so that what was due at this step is not lost to the resumed run.
+            if self.request.signal is not None:
+                self._stop()
 
     def _boundary(self) -> None:
         """What is due after a step: evaluation, then a checkpoint of what it found."""
@@ -149,29 +153,17 @@ class _Run:
         self.tree["state"] = state
         pairs = jax.device_get(metrics)
         values = {name: np.atleast_1d(s / c) for name, (s, c) in pairs.items()}
-        self.log.write(self.step, self._by_seed(f"{phase.name}/enter", values))
+        self.log.write_seeds(self.step, f"{phase.name}/enter", values)
 
     def _log_totals(self) -> None:
         self._guard()
         all_totals = self.tree["totals"]
         for phase in self.parts.timeline.phases:
             values = totals.means(jax.device_get(all_totals[phase.name]))
-            self.log.write(self.step, self._by_seed(phase.name, values))
+            self.log.write_seeds(self.step, phase.name, values)
             if "loss" in values:
                 self.progress.show(loss=float(values["loss"].mean()))
             all_totals[phase.name] = self.program.clear(all_totals[phase.name])
-
-    def _by_seed(self, prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
-        """Names values for the log, one name a seed where there are several."""
-        seeds = range(self.program.seeds)
-        if len(seeds) == 1:
-            return {f"{prefix}/{n}": float(v[0]) for n, v in values.items()}
-        first = self.options.seed
-        return {
-            f"{prefix}/{name}/seed{first + i}": float(value[i])
-            for name, value in values.items()
-            for i in seeds
-        }
 
     def _guard(self) -> None:
         """Stops the run if a metric was not finite since the last look."""
@@ -241,7 +233,7 @@ class _Run:
         self.meta["reads"] = self.parts.timeline.reads(self.step)
         best = self.meta["best"]
         self.checkpoints.save(
-            self.step, self.tree, self.meta, best=best and best["step"]
+            self.step, self.tree, copy.deepcopy(self.meta), best=best and best["step"]
         )
         self._write_params(best=False)
         self.saved = self.step
@@ -282,7 +274,7 @@ class _Run:
     def _log_measures(self, split: str, measures: Any) -> dict[str, float]:
         """Logs measures of a split; returns their means over seeds."""
         values = {name: [each[name] for each in measures] for name in measures[0]}
-        self.log.write(self.step, self._by_seed(split, values))
+        self.log.write_seeds(self.step, split, values)
         return {name: float(np.mean(each)) for name, each in values.items()}
 
     def _greet(self) -> None:

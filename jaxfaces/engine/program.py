@@ -118,6 +118,8 @@ class Program:
         return jax.jit(run, donate_argnums=(0, 1), out_shardings=(out, out, out))
 
     def _build_enter(self, phase: Phase) -> Callable:
+        if phase.enter is None:
+            raise ValueError(f"phase {phase.name!r} has nothing to do when it begins")
         enter = jax.vmap(phase.enter) if self.seeds > 1 else phase.enter
 
         def run(state: Any, roots: Any, n: Any) -> Any:

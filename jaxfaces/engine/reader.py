@@ -63,6 +63,10 @@ class Sweep:
     def __len__(self) -> int:
         return self._stream.sweep
 
+    def read(self, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The columns of single rows, for pictures of a few."""
+        return self._stream.read(rows)
+
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         dataset = grain.MapDataset.range(self._stream.sweep).map(
             lambda n: load_batch(self._stream, int(n))

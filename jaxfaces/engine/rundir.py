@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,13 @@ class RunDir:
         commandline.write_flagfile(temporary, comment, task, options)
         temporary.replace(self.flags)
         return task, options
+
+    def finished(self, saved: Sequence[int], steps: int) -> dict[str, Any] | None:
+        """The summary, if the run has one and it is of its last step."""
+        if not self.summary.exists() or not saved or saved[-1] < steps:
+            return None
+        summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        return summary if summary["steps"] == steps else None
 
     def read(self, task_class: type | None = None) -> tuple[Any, Options]:
         """The task and options of the run.

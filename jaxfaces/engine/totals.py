@@ -1,14 +1,15 @@
 """Metrics added up on the device, so that the host need not wait for them."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 
-class Total(NamedTuple):
+class Total(struct.PyTreeNode):
     """A metric over many steps; all zero before the first.
 
     Attributes:

@@ -99,7 +99,7 @@ class Retrieval:
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Class-balanced batches of "train"; every image once of the other splits.
 
-        A split with roles has the streams "query" and "gallery", another one "images".
+        A split with roles has the streams "query" and "gallery", in this order.
         """
         source = self.data.split(split)
         if source is None:
@@ -199,7 +199,7 @@ class Retrieval:
     ) -> dict[str, float]:
         """Retrieval measures, and NMI and F1 of a clustering."""
         embedded = {name: collect(predict, sweep) for name, sweep in batches.items()}
-        queries, columns = embedded.get("images") or embedded["query"]
+        queries, columns = next(iter(embedded.values()))
         gallery, gallery_columns = embedded.get("gallery") or (None, {})
         found = metric.retrieval_measures(
             queries,
@@ -225,21 +225,23 @@ class Retrieval:
         self, state: Any, predict: Callable, batches: Mapping
     ) -> dict[str, Any]:
         """A map of the embeddings, and queries with their nearest neighbours."""
-        sweep = batches.get("images") or batches["query"]
-        embeddings, columns = collect(predict, sweep, columns=("label", "image"))
-        labels, images = columns["label"], columns["image"]
-        shown = np.flatnonzero(labels < np.unique(labels)[:PLOT_CLASSES][-1] + 1)
+        sweep = next(iter(batches.values()))
+        embeddings, columns = collect(predict, sweep, columns=("label", "index"))
+        labels, rows = columns["label"], columns["index"]
+        shown = np.flatnonzero(labels <= np.unique(labels)[:PLOT_CLASSES][-1])
         shown = shown[:: -(-len(shown) // PLOT_POINTS)]
         queries = np.linspace(0, len(labels) - 1, SHEET_QUERIES).astype(int)
-        order, _ = metric.nearest_neighbours(embeddings, k=SHEET_RESULTS)
-        nearest = order[queries]
+        nearest = _neighbours(embeddings, queries)
+        cells = np.concatenate([queries[:, None], nearest], axis=1)
+        images = sweep.read(rows[cells].reshape(-1))["image"]
+        images = images.reshape(*cells.shape, *images.shape[1:])
         return {
             "embeddings": figures.embedding_plot(
                 embeddings[shown], labels[shown], title="Embeddings, some classes"
             ),
             "neighbours": figures.contact_sheet(
-                images[queries],
-                images[nearest],
+                images[:, 0],
+                images[:, 1:],
                 labels[nearest] == labels[queries][:, None],
             ),
         }
@@ -266,6 +268,16 @@ class Retrieval:
             classes_per_batch=4,
             eval_batch_size=16,
         )
+
+
+def _neighbours(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Rows of the (SHEET_RESULTS) items nearest to each query, itself left out."""
+    k = min(SHEET_RESULTS + 1, len(embeddings))
+    order, _ = metric.nearest_neighbours(embeddings[queries], embeddings, k=k)
+    # A duplicate may come before the query itself, so it is found, not cut off.
+    itself = order == queries[:, None]
+    itself[~itself.any(axis=1), -1] = True
+    return order[~itself].reshape(len(queries), k - 1)
 
 
 def _read_turned(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:

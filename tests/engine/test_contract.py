@@ -57,7 +57,7 @@ def test_a_task_cut_at_several_steps_ends_as_if_it_had_not_been(
 ):
     task = task_class()
     whole = run(task, tmp_path / "whole")
-    for cut in (1, 6, 3):  # stops after steps 1, 7 and 10 of 12
+    for cut in (3, 5, 2):  # stops after steps 3 (a log), 8 (an evaluation) and 10
         stop_after(monkeypatch, cut)
         with pytest.raises(Interrupted, match="state is saved"):
             run(task, tmp_path / "cut")

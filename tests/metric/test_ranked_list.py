@@ -95,15 +95,23 @@ def _compiled(x, labels, settings, gradient, query_weighting):
     return _value_and_grad(x, labels, **settings, **options)
 
 
+DEFAULTS = {
+    "alpha": 1.2,
+    "margin": 0.4,
+    "temperature": 10.0,
+    "positive_temperature": 0.0,
+    "pos_weight": 0.5,
+    "neg_weight": 0.5,
+}
 SETTINGS = [
-    {"temperature": t, **more}
+    DEFAULTS | {"temperature": t} | more
     for t in (0.0, 10.0, 200.0)
     for more in (
         {},
         {"positive_temperature": 5.0},
         {"alpha": 1.15, "margin": 0.3, "pos_weight": 0.3, "neg_weight": 0.9},
     )
-] + [{"alpha": None, "margin": 0.3}]
+]
 
 
 @pytest.mark.parametrize("query_weighting", ["uniform", "mass"])
@@ -121,13 +129,22 @@ def test_value_and_gradient_equal_the_equations(dtype, gradient, query_weighting
                 value, got = map(np.asarray, _compiled(x, labels, settings, **options))
             assert value.dtype == got.dtype == dtype
             # An error e of a distance changes its weight by T e.
-            hot = max(1, settings.get("temperature", 10) / 10)
+            hot = max(1, settings["temperature"] / 10)
             hot *= 4 if gradient == "full" else 1
             tolerance = 1e-10 if dtype == "float64" else 5e-6 * hot
             assert abs(value - wanted) <= tolerance * wanted, settings
             assert np.abs(got - slope).max() <= tolerance * np.abs(slope).max(), (
                 settings
             )
+
+
+def test_simpler_form_puts_the_boundaries_evenly_about_one():
+    x, labels = _batch(0)
+    wanted, slope = _oracle(x, labels, alpha=None, margin=0.3)
+    value, got = _value_and_grad(x.astype("f"), labels, alpha=None, margin=0.3)
+    assert wanted == _oracle(x, labels, alpha=1.15, margin=0.3)[0]
+    np.testing.assert_allclose(value, wanted, rtol=5e-6)
+    np.testing.assert_allclose(got, slope, atol=5e-6 * np.abs(slope).max())
 
 
 class HandTest(chex.TestCase):
