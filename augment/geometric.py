@@ -11,6 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from augment import resampling
+
 Size: TypeAlias = int | tuple[int, int]
 Scalar: TypeAlias = float | jax.Array
 
@@ -148,7 +150,7 @@ def resized_crop(images: jax.Array, boxes: jax.Array, *, size: Size) -> jax.Arra
     x = jnp.clip(x, 0, images.shape[2] - 1)[:, None, :]
     y = jnp.clip(y, 0, images.shape[1] - 1)[:, :, None]
     x, y = jnp.broadcast_arrays(x, y)
-    return _bilinear(images, x, y, 0.0)
+    return resampling.bilinear(images, x, y, 0.0)
 
 
 def random_affine(
@@ -250,35 +252,7 @@ def affine(images: jax.Array, matrices: jax.Array, *, fill: Scalar = 0.0) -> jax
     to_x, to_y = matrices[:, 0, :, None, None], matrices[:, 1, :, None, None]
     from_x = to_x[:, 0] * x + to_x[:, 1] * y + to_x[:, 2] + centre_x  # (B, H, W)
     from_y = to_y[:, 0] * x + to_y[:, 1] * y + to_y[:, 2] + centre_y
-    return _bilinear(images, from_x, from_y, fill)
-
-
-def _bilinear(images: jax.Array, x: jax.Array, y: jax.Array, fill: Scalar) -> jax.Array:
-    """Samples (B, H, W, C) images at (B, h, w) positions; `fill` surrounds them.
-
-    A frame of `fill` one pixel wide stands for all that is outside: no neighbour needs
-    a mask. The gather is batched, not flat, so that a sharded batch stays where it is.
-    """
-    chex.assert_type(images, float)
-    batch, height, width, channels = images.shape
-    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    frame = ((0, 0), (1, 1), (1, 1), (0, 0))
-    framed = jnp.pad(wide, frame, constant_values=jnp.asarray(fill, wide.dtype))
-    pixels = framed.reshape(batch, (height + 2) * (width + 2), channels)
-    x = jnp.clip(x, -1, width) + 1
-    y = jnp.clip(y, -1, height) + 1
-    left = jnp.clip(jnp.floor(x), 0, width)
-    top = jnp.clip(jnp.floor(y), 0, height)
-    u = (x - left)[..., None].astype(wide.dtype)
-    v = (y - top)[..., None].astype(wide.dtype)
-    first = top.astype(jnp.int32) * (width + 2) + left.astype(jnp.int32)
-
-    def take(index: jax.Array) -> jax.Array:  # (B, h, w) -> (B, h, w, C)
-        return jax.vmap(lambda rows, i: rows.at[i].get(mode="clip"))(pixels, index)
-
-    upper = (1 - u) * take(first) + u * take(first + 1)
-    lower = (1 - u) * take(first + width + 2) + u * take(first + width + 3)
-    return ((1 - v) * upper + v * lower).astype(images.dtype)
+    return resampling.bilinear(images, from_x, from_y, fill)
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -25,6 +25,7 @@ class Command:
     )
     checkpoint: str = config.knob("last", "last, best or the number of a step.")
     data_dir: str = config.knob("", "Where the data lie now; empty is as in training.")
+    devices: int = config.knob(0, "How many devices; 0 is as in training.", lower=0)
     figures: bool = config.knob(False, "Draw the task's pictures too.")
 
 
@@ -49,7 +50,8 @@ def _evaluate(command: Command) -> None:
     from jaxfaces.engine import assembly, evaluation, report
     from jaxfaces.engine.errors import RunError
 
-    overrides = {"data_dir": command.data_dir} if command.data_dir else {}
+    given = {"data_dir": command.data_dir, "devices": command.devices}
+    overrides = {flag: value for flag, value in given.items() if value}
     parts, state, step = assembly.restore(
         command.workdir, checkpoint=command.checkpoint, overrides=overrides
     )

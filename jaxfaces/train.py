@@ -44,10 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(command: Command, options: Options, task: object) -> None:
     from jaxfaces.engine import loop, report
+    from jaxfaces.engine.errors import RunError
 
     settings = config.as_flags(options)
     if command.smoke:
-        task = task.smoke()  # type: ignore[attr-defined]
+        if not hasattr(task, "smoke"):
+            raise RunError(f"--smoke: {type(task).__name__} has no smoke()")
+        task = task.smoke()
         task = config.replace(task, {"steps": 2})
         settings |= {"eval_every": 2, "checkpoint_every": 1, "log_every": 1}
     summary = loop.run(task, command.workdir, **settings)

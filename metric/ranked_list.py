@@ -35,7 +35,7 @@ def ranked_list_loss(
     by exp(Tp (d - (alpha - margin))), alike where `positive_temperature` Tp is 0.
 
     In float32 an active pair at distance d carries a relative error of about 1e-7 / d²
-    (5e-6 holds beyond 0.3); pairs nearer than 1e-3 count in the value as coincident
+    (5e-6 holds beyond 0.3); pairs nearer than 2e-3 count in the value as coincident
     and push nowhere. float64 holds 1e-10.
 
     Args:

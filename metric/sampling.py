@@ -38,24 +38,38 @@ def class_balanced_plan(
     """
     if images_per_class < 1:
         raise ValueError(f"images_per_class must be 1 or more, got {images_per_class}")
-    per_epoch = epoch_batches(labels, classes_per_batch, min_images)
     members = _members(labels, min_images)
+    per_epoch = _per_epoch(len(members), classes_per_batch, min_images)
+    # A partial of a module's function, so that worker processes can be sent the plan.
+    return functools.partial(
+        _batch, members, classes_per_batch, images_per_class, per_epoch, seed
+    )
 
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(len(members))
 
-    def plan(n: int) -> np.ndarray:
-        epoch, group = divmod(int(n), per_epoch)
-        start = group * classes_per_batch
-        classes = order(epoch)[start : start + classes_per_batch]
-        # A third word keeps these streams apart from that of the epoch's permutation.
-        rng = np.random.default_rng((seed, epoch, 1 + group))
-        return np.concatenate(
-            [_draw(rng, members[c], images_per_class) for c in classes]
-        )
+def _batch(
+    members: list[np.ndarray],
+    classes_per_batch: int,
+    images_per_class: int,
+    per_epoch: int,
+    seed: int,
+    n: int,
+) -> np.ndarray:
+    epoch, group = divmod(int(n), per_epoch)
+    start = group * classes_per_batch
+    order = _class_order(len(members), seed, epoch)
+    # A third word keeps these streams apart from that of the epoch's permutation.
+    rng = np.random.default_rng((seed, epoch, 1 + group))
+    return np.concatenate(
+        [
+            _draw(rng, members[c], images_per_class)
+            for c in order[start : start + classes_per_batch]
+        ]
+    )
 
-    return plan
+
+@functools.lru_cache(maxsize=16)
+def _class_order(classes: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(classes)
 
 
 def epoch_batches(
@@ -74,11 +88,15 @@ def epoch_batches(
     Raises:
       ValueError: fewer than P classes qualify, or P is below 1.
     """
+    available = len(_members(labels, min_images))
+    return _per_epoch(available, classes_per_batch, min_images)
+
+
+def _per_epoch(available: int, classes_per_batch: int, min_images: int) -> int:
     if classes_per_batch < 1:
         raise ValueError(
             f"classes_per_batch must be 1 or more, got {classes_per_batch}"
         )
-    available = len(_members(labels, min_images))
     if available < classes_per_batch:
         raise ValueError(
             f"a batch needs {classes_per_batch} classes of at least {min_images} "

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxfaces.data import encoded, folds
+from jaxfaces.data import encoded, folds, listings
 from jaxfaces.data.errors import DataError
 
 
@@ -34,8 +34,8 @@ def cub200(source: Path) -> list[Entry]:
 
     Source: Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011.
     """
-    files = {number: file for number, file in _table(source / "images.txt", 2)}
-    table = _table(source / "image_class_labels.txt", 2)
+    files = {number: file for number, file in listings.table(source / "images.txt", 2)}
+    table = listings.table(source / "image_class_labels.txt", 2)
     labels = {number: int(label) for number, label in table}
     unlabelled = files.keys() - labels.keys()
     if unlabelled:
@@ -79,7 +79,7 @@ def _cars(source: Path) -> tuple[list[str], list[tuple[str, int]]]:
     """Class names of Cars196, and file and class number (from 1) of every image."""
     devkit = source / "devkit"
     if (source / "cars_annos.mat").exists():
-        table = _matlab(source / "cars_annos.mat")
+        table = listings.matlab(source / "cars_annos.mat")
         rows = table["annotations"]
         return list(table["class_names"]), [
             (row["relative_im_path"], row["class"]) for row in rows
@@ -91,12 +91,12 @@ def _cars(source: Path) -> tuple[list[str], list[tuple[str, int]]]:
             "cars_train": devkit / "cars_train_annos.mat",
             "cars_test": beside if beside.exists() else devkit / labelled,
         }
-        return list(_matlab(devkit / "cars_meta.mat")["class_names"]), [
+        return list(listings.matlab(devkit / "cars_meta.mat")["class_names"]), [
             (f"{folder}/{row['fname']}", row["class"])
             for folder, path in tables.items()
-            for row in _matlab(path)["annotations"]
+            for row in listings.matlab(path)["annotations"]
         ]
-    files = _class_folders(source, ("train", "test"))
+    files = listings.class_folders(source, ("train", "test"))
     if not files:
         raise DataError(
             f"found neither cars_annos.mat nor devkit/ nor CLASS/*.jpg in {source}"
@@ -116,7 +116,7 @@ def sop(source: Path) -> list[Entry]:
     """
     entries = []
     for split in ("train", "test"):
-        for row in _table(source / f"Ebay_{split}.txt", 4, header=1):
+        for row in listings.table(source / f"Ebay_{split}.txt", 4, header=1):
             kind = Path(row[3]).parent.name.removesuffix("_final")
             entries.append(
                 Entry(split, row[3], int(row[1]) - 1, f"{kind} {int(row[1])}")
@@ -137,7 +137,7 @@ def inshop(source: Path) -> list[Entry]:
     path = source / "Eval" / "list_eval_partition.txt"
     if not path.exists():
         path = source / "list_eval_partition.txt"
-    rows = _table(path, 3, header=2)
+    rows = listings.table(path, 3, header=2)
     prefix = "" if (source / "img").is_dir() else "Img/"
     strange = {role for _, _, role in rows} - {"train", "query", "gallery"}
     if strange:
@@ -191,7 +191,7 @@ def caltech101_retrieval(source: Path) -> list[Entry]:
     inner = "101_ObjectCategories"
     inside = (source / inner).is_dir()
     files = collections.defaultdict(list)
-    for name, file in _class_folders(source / inner if inside else source):
+    for name, file in listings.class_folders(source / inner if inside else source):
         if name not in ("BACKGROUND_Google", "Faces_easy"):
             files[name].append(f"{inner}/{file}" if inside else file)
     names = sorted(files, key=str.lower)
@@ -218,7 +218,7 @@ def folder(
     Raises:
       DataError: there are no images, or a class named does not exist.
     """
-    files = _class_folders(source)
+    files = listings.class_folders(source)
     if not files:
         raise DataError(f"there are no images in {source}/CLASS/*")
     names = sorted({name for name, _ in files})
@@ -235,53 +235,6 @@ def folder(
         Entry("test" if name in test_classes else "train", file, labels[name], name)
         for name, file in files
     ]
-
-
-def _class_folders(source: Path, tops: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Class name and file, relative to `source`, of every image in class folders."""
-    roots = [source / top for top in tops if (source / top).is_dir()] or [source]
-    return [
-        (path.parent.name, str(path.relative_to(source)))
-        for root in roots
-        for place in sorted(root.glob("*/"))
-        if not place.name.startswith(".")
-        for path in encoded.image_files(place)
-    ]
-
-
-def _table(path: Path, columns: int, header: int = 0) -> list[tuple[str, ...]]:
-    """Reads a table whose columns are separated by white space."""
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    rows = []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        row = tuple(line.split())
-        if number <= header or not row:
-            continue
-        if len(row) != columns:
-            raise DataError(
-                f"{path}, line {number}: expected {columns} columns, got {len(row)}"
-            )
-        rows.append(row)
-    return rows
-
-
-def _matlab(path: Path) -> dict[str, Any]:
-    """Reads a MATLAB file's structures as lists of dictionaries."""
-    import scipy.io
-
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    try:
-        table = scipy.io.loadmat(path, simplify_cells=True)
-    # A damaged file raises whatever the parser trips over.
-    except Exception as error:
-        raise DataError(f"{path} is not a MATLAB file ({error})") from error
-    for name in ("annotations", "class_names"):
-        if name in table and isinstance(table[name], dict | str):
-            table[name] = [table[name]]
-    return table
 
 
 LAYOUTS: dict[str, Callable[..., list[Entry]]] = {

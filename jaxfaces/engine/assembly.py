@@ -44,13 +44,16 @@ class Assembly:
         """What a checkpoint holds, before any step: the state and metric totals."""
         batch = self.first_batch()
         state = self.program.init(batch)
-        totals = {
-            phase.name: self.program.zero_totals(
-                phase, state, {name: batch[name] for name in phase.streams}
-            )
-            for phase in self.timeline.phases
-        }
+        totals = self.program.zero_totals(state, batch, self.timeline.phases)
         return {"state": state, "totals": totals}
+
+    def template(self) -> dict[str, Any]:
+        """Shapes, types and places of what a checkpoint holds; computes nothing."""
+        placed = mesh.replicated(self.program.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+            jax.eval_shape(self.start),
+        )
 
 
 def assemble(
@@ -117,13 +120,17 @@ def restore(
     task, options = _override(task, options, overrides or {})
     assembly = assemble(task, options)
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        template = assembly.template()
         step = _choose(checkpoints, checkpoint)
-        like = jax.eval_shape(assembly.start)
-        placed = mesh.replicated(assembly.program.mesh)
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), like
-        )
-        return assembly, checkpoints.restore(step, like)["state"], step
+        try:
+            tree = checkpoints.restore(step, template)
+        except CheckpointError:
+            # The run itself may just have replaced it by a newer one.
+            newer = _choose(checkpoints, checkpoint)
+            if newer == step:
+                raise
+            step, tree = newer, checkpoints.restore(newer, template)
+        return assembly, tree["state"], step
 
 
 def _override(
@@ -132,6 +139,7 @@ def _override(
     fixed = {
         k.flag for k in config.knobs(task) + config.knobs(options) if not k.runtime
     }
+    fixed -= {"devices"}  # measuring needs no more of them than there are
     changed = fixed & set(overrides)
     if changed:
         raise RunError(

@@ -40,6 +40,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int = 1, read_only: bool = False):
         self.folder = folder
+        self._read_only = read_only
         self._policy = _KeepNewestAndBest(keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self._policy,
@@ -111,8 +112,9 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=args)
         except (OSError, ValueError, KeyError, TypeError) as error:
+            advice = "Remove that folder to go on from the checkpoint before it."
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read: "
-                f"{str(error).strip().splitlines()[0]}. Remove that folder to go on "
-                "from the checkpoint before it."
+                f"{str(error).strip().splitlines()[0]}. "
+                + ("" if self._read_only else advice)
             ) from error

@@ -128,7 +128,7 @@ def _names(word: str, flag: str) -> bool:
 
 
 def _last(words: Sequence[str], flag: str) -> str | None:
-    """The value of the last `--flag=value` or `--flag value` among words."""
+    """The value of the last `--flag=value` among words."""
     given = [word.partition("=")[2] for word in words if _names(word, flag)]
     return given[-1] if given else None
 

@@ -16,19 +16,22 @@ from tensorboardX import SummaryWriter
 class Log:
     """Measurements of a run by step, appended to its folder.
 
-    Lines after `step` are cut off first, as if the run had been stopped there: what a
-    resumed run does again is not logged twice.
+    What was logged after the checkpoint that the run goes on from is cut off first: a
+    resumed run does it again.
 
     Args:
       folder: the run directory.
-      step: number of finished steps of the checkpoint that the run goes on from.
+      step: number of finished steps of that checkpoint.
+      lines: length of the log when it was saved.
       seeds: which seeds are trained at once.
     """
 
-    def __init__(self, folder: Path, *, step: int, seeds: Sequence[int] = (0,)):
+    def __init__(
+        self, folder: Path, *, step: int, lines: int, seeds: Sequence[int] = (0,)
+    ):
         self._seeds = seeds
         self._path = folder / "metrics.jsonl"
-        _cut(self._path, step)
+        self.lines = _cut(self._path, lines)
         self._file = self._path.open("a", encoding="utf-8")
         # TensorBoard drops the events after this step that an earlier process wrote.
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
@@ -51,6 +54,7 @@ class Log:
             finite = math.isfinite(value)
             record = {"step": step, "name": name, "value": value if finite else None}
             self._file.write(json.dumps(record) + "\n")
+            self.lines += 1
             self._events.add_scalar(name, value, step)
         self._file.flush()
 
@@ -90,9 +94,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _cut(path: Path, step: int) -> None:
-    kept = [record for record in read(path) if record["step"] <= step]
+def _cut(path: Path, lines: int) -> int:
+    """Keeps the first records of a log; returns how many there are."""
+    kept = read(path)[:lines]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return len(kept)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -143,6 +149,13 @@ class Progress:
             tqdm.tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.close()

@@ -1,7 +1,6 @@
 """The training loop: `run` trains a task in a run directory, or goes on with it."""
 
 import collections
-import contextlib
 import copy
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from jaxfaces.engine.errors import DivergedError, Interrupted
 from jaxfaces.engine.logs import Log, Progress
 from jaxfaces.engine.options import Options
 from jaxfaces.engine.profiling import Profiler
+from jaxfaces.engine.program import entering
 from jaxfaces.engine.rundir import RunDir
 
 # Steps that may be on their way to the device before the host waits for the oldest.
@@ -87,27 +87,34 @@ class _Run:
         self.task, self.program = self.parts.task, self.parts.program
         folder.settle_sizes(self.parts.sizes)
         self.validation = self.parts.evaluation_streams("validation")
-        self.tree = self.parts.start()
         self.meta = report.first_meta()
+        self.saved = self.step if done else None
         if done:
             self.meta |= checkpoints.meta(self.step)
-            self.tree = checkpoints.restore(self.step, self.tree)
-        self.saved = self.step if done else None
+            self.tree = checkpoints.restore(self.step, self.parts.template())
+        else:
+            self.tree = self.parts.start()
         self.clock = time.perf_counter()
 
     def train(self) -> dict[str, Any]:
         """Runs to the last step; returns the summary."""
         first = self.options.seed
-        seeds = range(first, first + self.program.seeds)
-        with Log(self.folder.folder, step=self.step, seeds=seeds) as self.log:
+        self.log = Log(
+            self.folder.folder,
+            step=self.step,
+            lines=self.meta["log"],
+            seeds=range(first, first + self.program.seeds),
+        )
+        trace = Profiler(self.options.profile, self.folder.folder / "profile")
+        with self.log, self.progress:
             self._greet()
             if self.saved is None:
                 self._boundary()
-            trace = self.folder.folder / "profile"
-            with Profiler(self.options.profile, trace) as profiler:
-                with self._batches() as batches:
-                    self._loop(batches, profiler)
-            self.progress.close()
+            streams, timeline = self.parts.streams, self.parts.timeline
+            ahead = reader.batches(timeline, streams, self.step, self.options)
+            with trace as profiler, ahead as batches:
+                self._loop(batches, profiler)
+            self._stop_if_asked()
             return self._finish()
 
     def _loop(self, batches: Iterator[Any], profiler: Profiler) -> None:
@@ -116,14 +123,18 @@ class _Run:
         for host in batches:
             phase, begins = timeline.at(self.step)
             if begins and phase.enter is not None:
-                self._enter(phase)
+                name = entering(phase)
+                self.tree["state"], self.tree["totals"][name] = program.enter(
+                    phase, self.tree["state"], self.tree["totals"][name], self.step
+                )
             batch = mesh.put(program.mesh, host)
+            profiler.before(self.step)
             self.tree["state"], self.tree["totals"][phase.name], token = program.step(
                 phase, self.tree["state"], self.tree["totals"][phase.name], batch,
                 self.step,
             )  # fmt: skip
             self.step += 1
-            self.meta["examples"] += sum(len(part["valid"]) for part in host.values())
+            self.meta["examples"] += sum(int(p["valid"].sum()) for p in host.values())
             self.progress.advance()
             in_flight.append(token)
             if len(in_flight) > IN_FLIGHT:
@@ -133,8 +144,7 @@ class _Run:
                 self._log_totals()
             self._boundary()
             # Last, so that what was due at this step is not lost to the resumed run.
-            if self.request.signal is not None:
-                self._stop()
+            self._stop_if_asked()
 
     def _boundary(self) -> None:
         """What is due after a step: evaluation, then a checkpoint of what it found."""
@@ -148,26 +158,22 @@ class _Run:
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
 
-    def _enter(self, phase: Any) -> None:
-        state, metrics = self.program.enter(phase, self.tree["state"], self.step)
-        self.tree["state"] = state
-        pairs = jax.device_get(metrics)
-        values = {name: np.atleast_1d(s / c) for name, (s, c) in pairs.items()}
-        self.log.write_seeds(self.step, f"{phase.name}/enter", values)
-
     def _log_totals(self) -> None:
         self._guard()
-        all_totals = self.tree["totals"]
-        for phase in self.parts.timeline.phases:
-            values = totals.means(jax.device_get(all_totals[phase.name]))
-            self.log.write_seeds(self.step, phase.name, values)
+        for name, sums in self._totals():
+            values = totals.means(jax.device_get(sums))
+            self.log.write_seeds(self.step, name, values)
             if "loss" in values:
                 self.progress.show(loss=float(values["loss"].mean()))
-            all_totals[phase.name] = self.program.clear(all_totals[phase.name])
+            self.tree["totals"][name] = self.program.clear(sums)
+
+    def _totals(self) -> list[tuple[str, Any]]:
+        """The totals by name, in an order that a restored dictionary has too."""
+        return sorted(self.tree["totals"].items())
 
     def _guard(self) -> None:
         """Stops the run if a metric was not finite since the last look."""
-        for phase, sums in self.tree["totals"].items():
+        for phase, sums in self._totals():
             bad = totals.first_bad(jax.device_get(sums))
             if bad is None:
                 continue
@@ -231,6 +237,7 @@ class _Run:
         self.meta["seconds"] += now - self.clock
         self.clock = now
         self.meta["reads"] = self.parts.timeline.reads(self.step)
+        self.meta["log"] = self.log.lines
         best = self.meta["best"]
         self.checkpoints.save(
             self.step, self.tree, copy.deepcopy(self.meta), best=best and best["step"]
@@ -238,12 +245,14 @@ class _Run:
         self._write_params(best=False)
         self.saved = self.step
 
-    def _stop(self) -> None:
+    def _stop_if_asked(self) -> None:
+        if self.request.signal is None:
+            return
         self._save()
         raise Interrupted(
             f"stopped at step {self.step} of {self.steps}; the state is saved. "
             "Give the same command to go on",
-            self.request.signal or 0,
+            self.request.signal,
         )
 
     def _finish(self) -> dict[str, Any]:
@@ -287,8 +296,3 @@ class _Run:
 
     def _warn(self, line: str) -> None:
         self.progress.say(f"warning: {line}")
-
-    def _batches(self) -> contextlib.AbstractContextManager[Iterator[Any]]:
-        return reader.batches(
-            self.parts.timeline, self.parts.streams, self.step, self.options
-        )

@@ -119,4 +119,10 @@ def averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
     """
     t = step.astype("float32")
     keep = jax.numpy.minimum(decay, (1 + t) / (10 + t))
-    return jax.tree.map(lambda a, n: keep * a + (1 - keep) * n, average, new)
+
+    def mix(old: jax.Array, latest: jax.Array) -> jax.Array:
+        if not jax.numpy.issubdtype(latest.dtype, jax.numpy.floating):
+            return latest  # a counter has no mean
+        return (keep * old + (1 - keep) * latest).astype(latest.dtype)
+
+    return jax.tree.map(mix, average, new)

@@ -33,12 +33,15 @@ class Profiler:
         if self._tracing:  # the run ended within the trace
             jax.profiler.stop_trace()
 
-    def after(self, step: int, token: jax.Array) -> None:
-        """Begins or ends the trace after `step` steps; `token` is the last step's."""
-        if step == self._start:
+    def before(self, step: int) -> None:
+        """Begins the trace if step number `step`, from 0, is its first."""
+        if not self._tracing and self._start <= step < self._stop:
             jax.profiler.start_trace(str(self._folder))
             self._tracing = True
-        elif self._tracing and step == self._stop:
+
+    def after(self, step: int, token: jax.Array) -> None:
+        """Ends the trace if `step` steps are done; `token` is the last one's."""
+        if self._tracing and step >= self._stop:
             token.block_until_ready()
             jax.profiler.stop_trace()
             self._tracing = False

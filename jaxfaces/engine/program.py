@@ -1,7 +1,7 @@
 """The compiled programs of a run: first state, phases, prediction."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,16 +58,23 @@ class Program:
         make = jax.vmap(make, (0, None)) if self.seeds > 1 else make
         return jax.jit(make, out_shardings=self._replicated)(self.roots, batch)
 
-    def zero_totals(self, phase: Phase, state: Any, batch: Batch) -> Any:
-        """Totals of the phase's metrics before its first step."""
-        step, _ = self._mapped(phase.step)
-        metrics = jax.eval_shape(step, state, batch, self.roots)[1]
-        zeros = totals_lib.zeros(metrics)
+    def zero_totals(self, state: Any, batch: Batch, phases: Sequence[Phase]) -> Any:
+        """Totals of all metrics of all phases before the first step, by phase."""
+        found = {}
+        for phase in phases:
+            given = {name: batch[name] for name in phase.streams}
+            step, _ = self._mapped(phase.step, 3)
+            metrics = jax.eval_shape(step, state, given, self.roots)[1]
+            found[phase.name] = totals_lib.zeros(metrics)
+            if phase.enter is not None:
+                enter, _ = self._mapped(phase.enter, 2)
+                metrics = jax.eval_shape(enter, state, self.roots)[1]
+                found[entering(phase)] = totals_lib.zeros(metrics)
         if self.seeds > 1:
-            zeros = jax.tree.map(
-                lambda x: jax.numpy.broadcast_to(x, (self.seeds,)), zeros
+            found = jax.tree.map(
+                lambda x: jax.numpy.broadcast_to(x, (self.seeds,)), found
             )
-        return jax.device_put(zeros, self._replicated)
+        return jax.device_put(found, self._replicated)
 
     def clear(self, totals: Any) -> Any:
         """Totals of the same shape, back at their beginning."""
@@ -81,10 +88,10 @@ class Program:
         run = self._function(phase.name, self._build_step, phase)
         return run(state, totals, batch, self.roots, np.int32(n))
 
-    def enter(self, phase: Phase, state: Any, n: int) -> tuple[Any, Mapping]:
-        """Runs `phase.enter` before step number `n`."""
-        run = self._function(f"{phase.name}.enter", self._build_enter, phase)
-        return run(state, self.roots, np.int32(n))
+    def enter(self, phase: Phase, state: Any, totals: Any, n: int) -> Any:
+        """Runs `phase.enter` before step number `n`; returns (state, totals)."""
+        run = self._function(entering(phase), self._build_enter, phase)
+        return run(state, totals, self.roots, np.int32(n))
 
     def state_of(self, state: Any, seed: int) -> Any:
         """The state of one of the seeds."""
@@ -100,14 +107,15 @@ class Program:
         """`predict(batch)` for host batches of one stream."""
         return lambda batch: self._predict(variables, mesh_lib.put(self.mesh, batch))
 
-    def _mapped(self, step: Callable) -> tuple[Callable, Callable]:
-        """`step` and `totals.add`, over the seeds where there are several."""
+    def _mapped(self, function: Any, arguments: int) -> tuple[Callable, Callable]:
+        """A step or enter function and `totals.add`, over the seeds if several."""
         if self.seeds == 1:
-            return step, totals_lib.add
-        return jax.vmap(step, (0, None, 0)), jax.vmap(totals_lib.add, (0, 0, None))
+            return function, totals_lib.add
+        axes = (0, None, 0) if arguments == 3 else (0, 0)
+        return jax.vmap(function, axes), jax.vmap(totals_lib.add, (0, 0, None))
 
     def _build_step(self, phase: Phase) -> Callable:
-        step, add = self._mapped(phase.step)
+        step, add = self._mapped(phase.step, 3)
 
         def run(state: Any, totals: Any, batch: Batch, roots: Any, n: Any) -> Any:
             self._trace(phase.name, {"state": state, "batch": batch})
@@ -118,15 +126,16 @@ class Program:
         return jax.jit(run, donate_argnums=(0, 1), out_shardings=(out, out, out))
 
     def _build_enter(self, phase: Phase) -> Callable:
-        if phase.enter is None:
-            raise ValueError(f"phase {phase.name!r} has nothing to do when it begins")
-        enter = jax.vmap(phase.enter) if self.seeds > 1 else phase.enter
+        enter, add = self._mapped(phase.enter, 2)
 
-        def run(state: Any, roots: Any, n: Any) -> Any:
+        def run(state: Any, totals: Any, roots: Any, n: Any) -> Any:
+            self._trace(entering(phase), {"state": state})
             # A draw of its own, apart from that of step n.
-            return enter(state, _fold(_fold(roots, n), 2**31))
+            state, metrics = enter(state, _fold(_fold(roots, n), 2**31))
+            return state, add(totals, metrics, n)
 
-        return jax.jit(run, donate_argnums=0, out_shardings=self._replicated)
+        out = self._replicated
+        return jax.jit(run, donate_argnums=(0, 1), out_shardings=(out, out))
 
     def _function(self, name: str, build: Callable, phase: Phase) -> Callable:
         if name not in self._functions:
@@ -147,6 +156,11 @@ class Program:
                 f"phase {name!r} was compiled {len(traces)} times: "
                 + _changes(traces[-2], shapes)
             )
+
+
+def entering(phase: Phase) -> str:
+    """The name of a phase's `enter` in totals and in the log."""
+    return f"{phase.name}/enter"
 
 
 def _fold(keys: jax.Array, n: Any) -> jax.Array:

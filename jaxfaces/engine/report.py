@@ -29,6 +29,7 @@ def first_meta() -> dict[str, Any]:
         "measures": None,
         "seconds": 0.0,
         "examples": 0,
+        "log": 0,
         "reads": {},
     }
 

@@ -50,6 +50,13 @@ class RunDir:
         name = "params_best" if best else "params"
         return self.folder / f"{name}{f'_{seed}' if seed else ''}.safetensors"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint; until then every flag may still change."""
+        if not self.checkpoints.exists():
+            return False
+        return any(path.name.isdigit() for path in self.checkpoints.iterdir())
+
     def open(self, task: Any, options: Options) -> tuple[Any, Options]:
         """Makes the directory, or checks that the run in it is this one.
 
@@ -62,7 +69,8 @@ class RunDir:
         """
         _make(self.folder)
         if self.flags.exists():
-            task, options = self._continue(task, options)
+            if self.begun:
+                task, options = self._continue(task, options)
         elif any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             raise RunError(
                 f"--workdir={self.folder} is not empty and holds no run "
@@ -141,7 +149,7 @@ class RunDir:
           RunError: the data has changed since the run began.
         """
         now = {name: list(pair) for name, pair in sizes.items()}
-        if self.sizes.exists():
+        if self.begun and self.sizes.exists():
             then = json.loads(self.sizes.read_text(encoding="utf-8"))
             if then != now:
                 raise RunError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -28,6 +29,7 @@ def stop_requests() -> Iterator[Request]:
 
     def ask(number: int, _: FrameType | None) -> None:
         request.signal = number
+        print("jaxfaces: stopping as soon as the state is saved", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -54,6 +54,7 @@ def make_step(
     *,
     average: float = 0.0,
     microbatch: int = 0,
+    stream: str = "train",
 ) -> Step:
     """Builds `step(state, batch, key) -> (state, metrics)` for a `State`.
 
@@ -61,15 +62,16 @@ def make_step(
       loss: `(params, rest, batch, key) -> (value, (rest, metrics))`.
       tx: optimiser.
       average: decay of averaged parameters; 0 is none.
-      microbatch: rows of the first stream to hold in memory at once, for a loss that is
-        a mean over valid rows; 0 takes the batch whole. Must divide the batch size.
+      microbatch: rows of `stream` to hold in memory at once, for a loss that is a mean
+        over its valid rows; 0 takes the batch whole. Must divide the batch size.
+      stream: which stream `microbatch` speaks of; others are cut into as many parts.
 
     Returns:
       The step; the engine compiles it. It adds the metric `grad_norm`.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if microbatch:
-        gradient = accumulated(gradient, microbatch)
+        gradient = accumulated(gradient, microbatch, stream)
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Mapping]:
         (_, (rest, metrics)), grads = gradient(state.params, state.rest, batch, key)
@@ -85,13 +87,14 @@ def make_step(
     return step
 
 
-def accumulated(gradient: Callable, microbatch: int) -> Callable:
+def accumulated(gradient: Callable, microbatch: int, stream: str = "train") -> Callable:
     """Gradient accumulation: the gradient of a mean over rows, a few rows at a time.
 
     Args:
       gradient: `(params, rest, batch, key) -> ((value, (rest, metrics)), grads)` where
-        value is a mean over the valid rows of the batch.
-      microbatch: rows of each part.
+        value is a mean over the valid rows of `batch[stream]`.
+      microbatch: rows of `stream` in each part.
+      stream: the stream whose rows are counted.
 
     Returns:
       A function of the same signature: parts are weighed by their valid rows, `rest`
@@ -99,13 +102,14 @@ def accumulated(gradient: Callable, microbatch: int) -> Callable:
     """
 
     def whole(params: Any, rest: Any, batch: Batch, key: jax.Array) -> Any:
-        first = next(iter(batch.values()))
-        rows = first["valid"].shape[0]
-        if rows % microbatch:
+        sizes = {name: rows["valid"].shape[0] for name, rows in batch.items()}
+        parts = sizes[stream] // microbatch
+        uneven = [n for n, rows in sizes.items() if not parts or rows % parts]
+        if sizes[stream] % microbatch or uneven:
             raise ValueError(
-                f"--microbatch={microbatch} must divide the batch of {rows} rows"
+                f"--microbatch={microbatch} must divide the batch of {sizes[stream]} "
+                f"rows, and its parts every other batch, got {sizes}"
             )
-        parts = rows // microbatch
         # Row r goes to part r mod parts, so that each part is spread over all devices.
         chunks = jax.tree.map(
             lambda x: jnp.moveaxis(
@@ -113,7 +117,7 @@ def accumulated(gradient: Callable, microbatch: int) -> Callable:
             ),
             batch,
         )
-        valid = next(iter(chunks.values()))["valid"]
+        valid = chunks[stream]["valid"]
         share = jnp.sum(valid, axis=1) / jnp.maximum(jnp.sum(valid), 1)
 
         def part(rest: Any, inputs: Any) -> Any:

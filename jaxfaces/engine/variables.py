@@ -1,5 +1,6 @@
 """Inference variables on disk: nested dictionaries of arrays as safetensors."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from jaxfaces.engine.errors import RunError
 
 SEPARATOR = "/"
+EMPTY = "empty"
 
 
 def save(path: Path, variables: Any, *, metadata: Mapping[str, str]) -> None:
@@ -27,18 +29,25 @@ def save(path: Path, variables: Any, *, metadata: Mapping[str, str]) -> None:
       RunError: something in `variables` is not a dictionary or an array.
     """
     flat: dict[str, np.ndarray] = {}
-    _flatten(jax.device_get(variables), "", flat)
+    empty: list[str] = []
+    _flatten(jax.device_get(variables), "", flat, empty)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(flat, temporary, dict(metadata))
+    # The format knows arrays alone; dictionaries without any are named beside them.
+    save_file(flat, temporary, {**metadata, EMPTY: json.dumps(empty)})
     os.replace(temporary, path)
 
 
-def _flatten(node: Any, name: str, into: dict[str, np.ndarray]) -> None:
+def _flatten(
+    node: Any, name: str, into: dict[str, np.ndarray], empty: list[str]
+) -> None:
     if isinstance(node, Mapping):
+        if not node:
+            empty.append(name)
         for key, child in node.items():
             if SEPARATOR in str(key):
                 raise RunError(f"the key {key!r} of inference variables contains a /")
-            _flatten(child, f"{name}{SEPARATOR}{key}" if name else str(key), into)
+            inner = f"{name}{SEPARATOR}{key}" if name else str(key)
+            _flatten(child, inner, into, empty)
     elif isinstance(node, (np.ndarray, np.generic)):
         into[name] = np.ascontiguousarray(node).reshape(np.shape(node))
     else:
@@ -58,11 +67,19 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(str(path), framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
-                *parents, leaf = name.split(SEPARATOR)
-                node = nested
-                for parent in parents:
-                    node = node.setdefault(parent, {})
-                node[leaf] = file.get_tensor(name)
-            return nested, dict(file.metadata() or {})
+                _place(nested, name, file.get_tensor(name))
+            metadata = dict(file.metadata() or {})
+            for name in json.loads(metadata.pop(EMPTY, "[]")):
+                if name:
+                    _place(nested, name, {})
+            return nested, metadata
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _place(nested: dict[str, Any], name: str, value: Any) -> None:
+    """Puts a value at its path, making the dictionaries on the way."""
+    *parents, leaf = name.split(SEPARATOR)
+    for parent in parents:
+        nested = nested.setdefault(parent, {})
+    nested[leaf] = value

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxfaces.imaging import projection
 from jaxfaces.imaging.pictures import contact_sheet, to_png
 
 if TYPE_CHECKING:  # matplotlib takes a while to import
@@ -23,7 +24,6 @@ __all__ = ["contact_sheet", "curves", "embedding_plot", "to_png"]
 COLOURS = """#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #8C6D31
 #332288 #999933 #882255 #999999""".split()
 MARKERS = "osD^vPX*"
-TSNE_POINTS = (10, 2000)
 PANEL_LINES = 6
 PANEL_POINTS = 400
 
@@ -58,7 +58,7 @@ def embedding_plot(
     finite = np.isfinite(points).all(axis=1)
     dropped = int((~finite).sum())
     points, labels = points[finite], labels[finite]
-    flat, method = _project(points, seed)
+    flat, method = projection.to_plane(points, seed)
     classes = np.unique(labels)
     few = len(classes) <= len(COLOURS)
     figure = _figure((7.4 if few else 6.2, 5.8))
@@ -130,36 +130,6 @@ def curves(records: Sequence[Mapping[str, Any]], *, title: str) -> "Figure":
     for i, panel in enumerate(panels):
         _draw_panel(figure.add_subplot(rows, columns, i + 1), panel)
     return figure
-
-
-def _project(points: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    """Coordinates (N, 2) and the name of the method that made them."""
-    count = len(points)
-    centred = points - points.mean(axis=0, keepdims=True) if count else points
-    largest = np.abs(centred).max(initial=0.0)
-    if largest <= 1e-9 * np.abs(points).max(initial=0.0):  # t-SNE would divide by zero
-        return np.zeros((count, 2)), "PCA"
-    left, sizes, _ = np.linalg.svd(centred / largest, full_matrices=False)
-    components = left * sizes[None]
-    fewest, most = TSNE_POINTS
-    if not fewest <= count <= most:
-        return np.pad(components, ((0, 0), (0, 2)))[:, :2], "PCA"
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    start = 1e-4 * np.pad(components, ((0, 0), (0, 2)))[:, :2]
-    start = (start / components[:, 0].std()).astype(np.float32)
-    tsne = TSNE(
-        perplexity=min(30, (count - 1) / 3),
-        init=start,
-        max_iter=500,
-        random_state=seed,
-        n_jobs=1,
-    )
-    # Beside a training, several threads would mostly wait for one another.
-    with threadpool_limits(1):
-        flat = tsne.fit_transform(components[:, :50].astype(np.float32))
-    return flat, "t-SNE"
 
 
 class _Panel(NamedTuple):

@@ -33,7 +33,7 @@ class ImageData:
     train_classes: float = knob(
         0.5,
         "Share of classes to train on, where a data set is not split already.",
-        lower=0.0,
+        lower=0.01,
         upper=1.0,
     )
     validation_fraction: float = knob(
@@ -51,7 +51,8 @@ class ImageData:
     def split(self, name: str) -> Source | None:
         """The images of "train", "validation" or "test"; None where there are none."""
         if name == "test":
-            return _divided(self, "test")
+            test = _divided(self, "test")
+            return test if len(test) else None
         rest = _divided(self, "train")
         if self.validation_by == "class":
             train, held = folds.split_classes(rest.labels, self.validation_fraction)
@@ -67,7 +68,12 @@ def _divided(data: ImageData, split: str) -> Source:
     """The training half (all but the test classes) or the test half of a data set."""
     if data.dataset in ("digits", "made_up") or data.dataset.startswith("folder:"):
         whole = _load(data, "all")
-        train, test = folds.split_classes(whole.labels, 1 - data.train_classes)
+        try:
+            train, test = folds.split_classes(whole.labels, 1 - data.train_classes)
+        except ValueError as error:
+            raise ValueError(
+                f"--train_classes={data.train_classes}: {error}"
+            ) from error
         return sources.subset(whole, train if split == "train" else test)
     return _load(data, split)
 

@@ -38,6 +38,9 @@ class RankedList:
     margin: float = knob(0.4, "Gap between the two boundaries.", lower=0.0, upper=2.0)
     simpler: bool = knob(False, "The journal's form: boundaries 1 ∓ margin / 2.")
     temperature: float = knob(10.0, "Weighs near negatives more.", lower=0.0)
+    positive_temperature: float = knob(0.0, "Weighs far positives more.", lower=0.0)
+    pos_weight: float = knob(0.5, "Of the positive term.", lower=0.0)
+    neg_weight: float = knob(0.5, "Of the negative term.", lower=0.0)
     gradient: str = knob(
         "query", "What is differentiated.", choices=("query", "pair", "full")
     )
@@ -82,11 +85,13 @@ class Retrieval:
     contrastive: Contrastive = group(Contrastive())
     classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1)
     images_per_class: int = knob(4, "Images of each of them (K).", lower=1)
+    min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
     optimizer: Optimizer = group(Optimizer(), prefix="")
     head_lr_multiplier: float = knob(1.0, "Of the embedding layer.", lower=0.0)
     eval_batch_size: int = knob(256, "Images embedded at once.", lower=1)
     recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
     clustering: bool = knob(True, "Cluster the embeddings for NMI and F1 too.")
+    clustering_restarts: int = knob(1, "k-means runs, of which the best.", lower=1)
 
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
@@ -126,8 +131,9 @@ class Retrieval:
             classes_per_batch=self.classes_per_batch,
             images_per_class=self.images_per_class,
             seed=seed,
+            min_images=self.min_images,
         )
-        sweep = metric.epoch_batches(labels, self.classes_per_batch)
+        sweep = metric.epoch_batches(labels, self.classes_per_batch, self.min_images)
         classes = len(np.unique(labels))
         return Stream(plan, read, len(labels), classes, sweep)
 
@@ -216,7 +222,10 @@ class Retrieval:
             items = queries if gallery is None else np.concatenate([queries, gallery])
             labels = [each["label"] for _, each in embedded.values()]
             main |= metric.clustering_measures(
-                items, np.concatenate(labels), seed=0, restarts=1
+                items,
+                np.concatenate(labels),
+                seed=0,
+                restarts=self.clustering_restarts,
             )
         dropped = found.pop("num_dropped")
         return main | recalls | found | ({"num_dropped": dropped} if dropped else {})

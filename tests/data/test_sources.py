@@ -329,7 +329,7 @@ def test_made_up_images_depend_on_the_seed_alone():
 def test_neither_jax_nor_tensorflow_nor_tfds_is_imported():
     code = (
         "import sys; from jaxfaces.data import builders, encoded, images, layouts, "
-        "made_up, prepare, sources, streams; "
+        "made_up, miniature, prepare, sources, streams; "
         "print([m for m in ('jax', 'tensorflow', 'tensorflow_datasets', 'sklearn') "
         "if m in sys.modules])"
     )

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import contract_tasks
 import pytest
@@ -89,16 +88,15 @@ def test_a_registered_task_is_named_by_its_short_name():
 def test_help_without_a_task_lists_the_tasks_and_imports_no_jax():
     code = (
         "import sys, jaxfaces.train as t; code = t.main(['--help']); "
-        "assert 'jax' not in sys.modules, 'help imports jax'; sys.exit(code)"
+        "heavy = {'jax', 'numpy', 'matplotlib', 'orbax', 'flax'} & set(sys.modules); "
+        "assert not heavy, heavy; sys.exit(code)"
     )
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     for name in registry.TASKS:
         assert f"  {name}" in done.stdout
-    assert time.perf_counter() - start < 20  # it must not hang; jax itself takes longer
 
 
 def test_help_with_a_task_shows_its_flags_ranges_and_defaults(capsys):

@@ -80,12 +80,13 @@ def test_kill_9_in_the_middle_loses_nothing(tmp_path):
     assert records[0] == records[1]
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, number):
     process = command(tmp_path, "--steps=400", "--pause=0.05")
     wait_for_step(tmp_path, 6, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     assert "the state is saved. Give the same command to go on" in err
     assert "Traceback" not in err
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
@@ -129,6 +130,26 @@ def test_a_flag_that_changes_no_result_may_change(tmp_path):
     run(contract_tasks.Linear(pause=0.001), tmp_path, log_every=2, threads=1)
 
 
+def test_a_start_that_failed_does_not_block_its_folder(tmp_path):
+    with pytest.raises(ValueError, match="--devices=99"):
+        run(contract_tasks.Linear(), tmp_path, devices=99)
+    with pytest.raises(ValueError, match="cannot be split"):
+        run(contract_tasks.Linear(batch_size=6), tmp_path, devices=4)
+    assert run(contract_tasks.Linear(), tmp_path)["steps"] == 12
+
+
+def test_killed_after_its_last_checkpoint_logs_nothing_twice(tmp_path, monkeypatch):
+    task = contract_tasks.Relabel()  # enters a phase right after a checkpoint, too
+    run(task, tmp_path / "whole", test=True, checkpoint_every=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.report, "summarize", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(task, tmp_path / "cut", test=True, checkpoint_every=3)
+    run(task, tmp_path / "cut", test=True, checkpoint_every=3)
+    records = [logs.read(tmp_path / n / "metrics.jsonl") for n in ("cut", "whole")]
+    assert records[0] == records[1]
+
+
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="is not empty and holds no run"):
@@ -158,14 +179,6 @@ def test_nan_stops_the_run_and_names_step_metric_and_checkpoint(tmp_path, nan_at
 
 
 def test_nan_of_one_seed_is_named(tmp_path):
-    class OneBad(contract_tasks.Linear):
-        def step(self, state, batch, key):
-            after, metrics = super().step(state, batch, key)
-            worst = np.float32(3.5)  # only some seeds begin so far away
-            far = jax.numpy.abs(state.params["w"]).max() > worst
-            value, count = metrics["loss"]
-            return after, {"loss": (jax.numpy.where(far, np.nan, value), count)}
-
     weights = [
         np.abs(
             contract_tasks.first_params(jax.random.fold_in(jax.random.key(s), k))["w"]
@@ -176,7 +189,7 @@ def test_nan_of_one_seed_is_named(tmp_path):
     worst = int(np.argmax([w.max() for w in weights]))
     limit = sorted(w.max() for w in weights)[-2]
 
-    class Task(OneBad):
+    class Task(contract_tasks.Linear):
         def step(self, state, batch, key):
             after, metrics = contract_tasks.Linear.step(self, state, batch, key)
             far = jax.numpy.abs(state.params["w"]).max() > (limit + 1e-6)
@@ -260,11 +273,11 @@ def test_evaluate_measures_any_split_and_checkpoint(tmp_path, capsys):
 
 def test_the_log_is_cut_back_and_survives_a_torn_last_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with logs.Log(tmp_path, step=0) as log:
+    with logs.Log(tmp_path, step=0, lines=0) as log:
         for step in (1, 2, 3):
             log.write(step, {"a": float(step), "bad": float("nan")})
     path.write_text(path.read_text() + '{"step": 4, "na')
-    with logs.Log(tmp_path, step=2) as log:
+    with logs.Log(tmp_path, step=2, lines=4) as log:
         log.write(3, {"a": 30.0})
         values = [(r["step"], r["value"]) for r in log.records()]
     assert values == [(1, 1.0), (1, None), (2, 2.0), (2, None), (3, 30.0)]
@@ -287,8 +300,9 @@ def test_tensorboard_gets_the_same_values(tmp_path):
 
 
 def test_a_profile_is_written(tmp_path):
-    run(contract_tasks.Linear(), tmp_path, profile="3:2")
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    for start in (0, 3):
+        run(contract_tasks.Linear(), tmp_path / str(start), profile=f"{start}:2")
+        assert list((tmp_path / str(start) / "profile").rglob("*.xplane.pb"))
 
 
 def test_worker_processes_read_the_same_batches(tmp_path):

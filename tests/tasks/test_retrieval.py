@@ -124,6 +124,14 @@ def test_the_simpler_form_and_the_head_multiplier_reach_the_step():
     before, _, _, still, _ = first_step(head_lr_multiplier=0.0)
     head = plain.params["head"]["kernel"]
     assert np.any(head != simpler.params["head"]["kernel"])
+    # The simpler form is the full one with alpha = 1 + margin / 2.
+    _, _, _, full, _ = first_step(ranked_list_alpha=1.4, ranked_list_margin=0.8)
+    np.testing.assert_allclose(
+        simpler.params["head"]["kernel"], full.params["head"]["kernel"], rtol=1e-6
+    )
+    for flag in ({"ranked_list_gradient": "full"}, {"ranked_list_pos_weight": 0.1}):
+        _, _, _, other, _ = first_step(**flag)
+        assert np.any(head != other.params["head"]["kernel"])
     np.testing.assert_array_equal(
         still.params["head"]["kernel"], before.params["head"]["kernel"]
     )
@@ -195,11 +203,36 @@ def test_a_split_with_roles_is_measured_query_against_gallery(monkeypatch):
     for parts in batches.values():
         parts[0]["valid"] = np.ones(len(parts[0]["label"]), bool)
 
-    def onehot(batch):  # a perfect embedding
-        return np.eye(16, dtype=np.float32)[batch["label"]]
+    def rough(batch):
+        noise = np.random.default_rng(len(batch["label"])).normal(
+            size=(len(batch["label"]), 16)
+        )
+        return (np.eye(16)[batch["label"]] + 0.4 * noise).astype(np.float32)
 
-    measures = task.evaluate(None, onehot, batches, {})
-    assert measures["recall_at_1"] == measures["map_at_r"] == measures["nmi"] == 1
+    measures = task.evaluate(None, rough, batches, {})
+    query, gallery = batches["query"][0], batches["gallery"][0]
+    expected = metric.retrieval_measures(
+        rough(query),
+        query["label"],
+        gallery=rough(gallery),
+        gallery_labels=gallery["label"],
+    )
+    assert 0 < expected["map_at_r"] < 1
+    assert measures["map_at_r"] == expected["map_at_r"]
+    assert measures["mrr"] == expected["mrr"]
+
+
+def test_the_streams_can_be_sent_to_worker_processes():
+    import cloudpickle
+
+    for changes in ({}, {"rotated_classes": True}):
+        stream = tiny(**changes).streams("train", 0)["train"]
+        copy = cloudpickle.loads(cloudpickle.dumps(stream))
+        np.testing.assert_array_equal(copy.plan(5), stream.plan(5))
+        rows = stream.plan(5)
+        np.testing.assert_array_equal(
+            copy.read(rows)["image"], stream.read(rows)["image"]
+        )
 
 
 def test_bfloat16_trains(tmp_path):
