@@ -1,11 +1,16 @@
 """Labelled images by flag: which data set, how it is fitted, how it is split."""
 
+import atexit
 import dataclasses
 import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxfaces.data import folds, made_up, sources
+from jaxfaces.data import folds, made_up, miniature, sources
 from jaxfaces.data.sources import Source
 from jaxfaces.engine.config import knob
 
@@ -61,6 +66,23 @@ class ImageData:
         if name == "validation":
             return sources.subset(rest, held) if len(held) else None
         return sources.relabel(sources.subset(rest, train))
+
+    def smoke(self, *, image_size: int) -> "ImageData":
+        """Made-up data: an archive of the data set's layout where there is one."""
+        changes: dict[str, Any] = {
+            "image_size": image_size,
+            "train_classes": 0.5,
+            "validation_fraction": 0.25,
+            "validation_by": "class",
+        }
+        if self.dataset in miniature.DATASETS:
+            folder = Path(tempfile.mkdtemp(prefix="jaxfaces-smoke-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            miniature.prepare(self.dataset, folder)
+            changes["data_dir"] = str(folder)
+        else:
+            changes["dataset"] = "made_up"
+        return dataclasses.replace(self, **changes)
 
 
 @functools.lru_cache(maxsize=4)

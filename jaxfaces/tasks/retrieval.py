@@ -258,14 +258,7 @@ class Retrieval:
     def smoke(self) -> "Retrieval":
         """The same task on tiny made-up images, the network narrow."""
         crop = self.augmentation.crop_size
-        data = dataclasses.replace(
-            self.data,
-            dataset="made_up",
-            image_size=36 if crop else 32,
-            train_classes=0.5,
-            validation_fraction=0.25,
-            validation_by="class",
-        )
+        data = self.data.smoke(image_size=36 if crop else 32)
         return dataclasses.replace(
             self,
             data=data,
