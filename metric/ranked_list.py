@@ -102,7 +102,7 @@ def _weighted_mean(
     logits = temperature * hinge
     logits = logits if differentiate else jax.lax.stop_gradient(logits)
     # Active logits are >= 0, so this maximum is the one over active pairs.
-    peak = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True))
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True, initial=0))
     weights = jnp.where(active, jnp.exp(logits - peak), 0)
     mass = jnp.sum(weights, axis=1)  # at least 1 where anything is active
     empty = mass == 0
@@ -113,7 +113,7 @@ def _weighted_mean(
 
 def _shares(log_mass: jax.Array) -> jax.Array:
     """Softmax of `log_mass` (B,), all zero where no query has any mass."""
-    peak = jnp.max(log_mass)
+    peak = jnp.max(log_mass, initial=-jnp.inf)
     mass = jnp.exp(log_mass - jnp.where(peak == -jnp.inf, 0, peak))
     total = jnp.sum(mass)
     return mass / jnp.where(total == 0, 1, total)

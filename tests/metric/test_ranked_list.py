@@ -403,3 +403,12 @@ def test_arguments_that_make_no_sense_are_refused(change, error):
     given = {"embeddings": jnp.eye(2), "labels": jnp.zeros(2, int)} | change
     with pytest.raises(error):
         loss(**given)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "mass"])
+def test_an_empty_batch_costs_nothing(weighting):
+    empty = jnp.zeros((0, 4))
+    f = functools.partial(ranked_list.ranked_list_loss, query_weighting=weighting)
+    value, slope = jax.value_and_grad(f)(empty, jnp.zeros((0,), jnp.int32))
+    assert value == 0
+    assert slope.shape == (0, 4)
