@@ -1,7 +1,6 @@
 """A trace of a few steps for TensorBoard or Perfetto."""
 
 from pathlib import Path
-from types import TracebackType
 
 import jax
 
@@ -24,12 +23,7 @@ class Profiler:
     def __enter__(self) -> "Profiler":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._tracing:  # the run ended within the trace
             jax.profiler.stop_trace()
 

@@ -1,8 +1,8 @@
 """SIGTERM and ctrl-C as requests to save and stop."""
 
 import contextlib
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -29,7 +29,8 @@ def stop_requests() -> Iterator[Request]:
 
     def ask(number: int, _: FrameType | None) -> None:
         request.signal = number
-        print("jaxfaces: stopping as soon as the state is saved", file=sys.stderr)
+        # Not print: the signal may have come in the middle of a write to that stream.
+        os.write(2, b"\njaxfaces: stopping as soon as the state is saved\n")
         for each, handler in before.items():
             signal.signal(each, handler)
 

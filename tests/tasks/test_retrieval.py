@@ -14,6 +14,7 @@ import metric
 from jaxfaces import train
 from jaxfaces.engine import assembly, config
 from jaxfaces.engine.options import Options
+from jaxfaces.tasks import retrieval
 from jaxfaces.tasks.image_data import ImageData
 from jaxfaces.tasks.retrieval import Retrieval
 
@@ -233,6 +234,18 @@ def test_the_streams_can_be_sent_to_worker_processes():
         np.testing.assert_array_equal(
             copy.read(rows)["image"], stream.read(rows)["image"]
         )
+
+
+def test_a_contact_sheet_never_shows_the_query_as_its_own_neighbour():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(30, 4)).astype(np.float32)
+    embeddings[3] = embeddings[17]  # a duplicate before the query in the ranking
+    queries = np.array([0, 17, 29])
+    nearest = retrieval._neighbours(embeddings, queries)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    for row, query in zip(nearest, queries):
+        order = np.argsort(-(unit @ unit[query]), kind="stable")
+        np.testing.assert_array_equal(row, order[order != query][: len(row)])
 
 
 def test_bfloat16_trains(tmp_path):
