@@ -41,11 +41,8 @@ class Assembly:
         return {name: ordered(stream) for name, stream in streams.items()}
 
     def start(self) -> dict[str, Any]:
-        """What a checkpoint holds, before any step: the state and metric totals."""
-        batch = self.first_batch()
-        state = self.program.init(batch)
-        totals = self.program.zero_totals(state, batch, self.timeline.phases)
-        return {"state": state, "totals": totals}
+        """What a checkpoint holds, before any step."""
+        return self.program.start(self.first_batch(), self.timeline.phases)
 
     def template(self) -> dict[str, Any]:
         """Shapes, types and places of what a checkpoint holds; computes nothing."""
@@ -89,6 +86,8 @@ def assemble(
         sizes,
         seed=options.seed,
         seeds=options.parallel_seeds,
+        patience=options.patience,
+        deterministic=options.deterministic,
         warn=warn,
     )
     return Assembly(task, options, streams, sizes, timeline, program)

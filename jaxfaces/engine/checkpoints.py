@@ -1,7 +1,15 @@
-"""Checkpoints of a run: asynchronous, atomic, newest few and best kept (orbax)."""
+"""Checkpoints of a run: asynchronous, atomic, newest few and best kept (orbax).
+
+Orbax writes and reads; what is added here is trust. Each checkpoint carries the digest
+of every leaf and of its own notes, and nothing comes back that differs from what was
+saved.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +17,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from jaxfaces.engine.digests import changed, digests
 from jaxfaces.engine.errors import CheckpointError
+
+# Names beside the caller's own in the notes of a checkpoint.
+_LEAVES, _SEAL = "leaves", "seal"
 
 
 @dataclasses.dataclass
@@ -39,7 +51,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int = 1, read_only: bool = False):
         self.folder = folder
-        self._read_only = read_only
         self._policy = _KeepNewestAndBest(keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self._policy,
@@ -54,9 +65,14 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self.check()
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # else the first error tells more
+                raise self._unsaved(error) from error
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -64,7 +80,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, tree: Any, meta: dict[str, Any], *, best: int | None
+        self, step: int, tree: Any, meta: Mapping[str, Any], *, best: int | None
     ) -> None:
         """Begins to save; returns once `tree` may be overwritten.
 
@@ -73,42 +89,148 @@ class Checkpoints:
           tree: pytree of arrays.
           meta: what JSON can hold.
           best: step whose checkpoint is kept as the best.
+
+        Raises:
+          CheckpointError: this or an earlier checkpoint cannot be written.
         """
         self._policy.best = best
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardSave(self._copy(tree)),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        copied = self._copy(tree)
+        notes = {**meta, _LEAVES: digests(copied)}
+        notes[_SEAL] = _seal(notes)
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    tree=ocp.args.StandardSave(copied), meta=ocp.args.JsonSave(notes)
+                ),
+            )
+        # What a full or failing disk raises is up to orbax and tensorstore.
+        except Exception as error:
+            raise self._unsaved(error) from error
+
+    def check(self) -> None:
+        """Raises CheckpointError if a save in the background has failed."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._unsaved(error) from error
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The `meta` saved with a step."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return dict(self._restore(step, args)["meta"])
+        """The `meta` saved with a step.
+
+        Raises:
+          CheckpointError: it is damaged.
+        """
+        notes = self._notes(step)
+        return {k: v for k, v in notes.items() if k not in (_LEAVES, _SEAL)}
 
     def restore(self, step: int, like: Any) -> Any:
-        """Reads the tree of a step back.
+        """Reads the tree of a step back and compares it with its digests.
 
         Args:
           step: one of `steps()`.
           like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings to restore to.
 
         Raises:
-          CheckpointError: it is damaged, or of another shape.
+          CheckpointError: it is damaged (the message names the leaf), or of another
+            shape.
         """
+        saved = self._notes(step)[_LEAVES]
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(tree=ocp.args.StandardRestore(like))
-        return self._restore(step, args)["tree"]
+        tree = self._read(step, args)["tree"]
+        differing = changed(saved, digests(tree))
+        if differing:
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise self._damaged(
+                step, f"leaf {differing[0]}{more} is not what was saved"
+            )
+        return tree
 
-    def _restore(self, step: int, args: Any) -> Any:
+    def newest(
+        self, like: Callable[[], Any], *, resume: str, warn: Callable[[str], None]
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """The step, tree and meta to go on with; None where nothing was saved.
+
+        Args:
+          like: makes what `restore` takes, where there is something to restore.
+          resume: "newest" raises if the newest checkpoint is damaged; "latest_good"
+            goes back to the newest that is whole, and moves those after it aside.
+          warn: gets one line for each that is moved.
+
+        Raises:
+          CheckpointError: the newest (or every) checkpoint is damaged.
+        """
+        steps = self.steps()
+        faults: dict[int, CheckpointError] = {}
+        for step in reversed(steps):
+            try:
+                found = step, self.restore(step, like()), self.meta(step)
+            except CheckpointError as error:
+                faults[step] = error
+                if resume == "latest_good":
+                    continue
+                raise CheckpointError(f"{error}. {_advice(steps, step)}") from error
+            for bad, fault in faults.items():
+                warn(f"{fault}; moved to {self._set_aside(bad)}")
+            return found
+        if faults:
+            raise CheckpointError(
+                f"every checkpoint in {self.folder} is damaged; the newest: "
+                f"{faults[steps[-1]]}"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> Path:
+        """Moves a checkpoint out of the way of the one that will replace it."""
+        place = self.folder.parent / "damaged"
+        place.mkdir(exist_ok=True)
+        taken = {path.name for path in place.iterdir()}
+        names = [str(step), *(f"{step}_{n}" for n in range(1, len(taken) + 2))]
+        target = place / next(name for name in names if name not in taken)
+        shutil.move(self.folder / str(step), target)
+        self._manager.reload()
+        return target
+
+    def _notes(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        notes = self._read(step, args)["meta"]
+        if not isinstance(notes, dict) or notes.get(_SEAL) != _seal(notes):
+            raise self._damaged(step, "its notes (meta) are not what was saved")
+        return notes
+
+    def _read(self, step: int, args: Any) -> Any:
         try:
             return self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            advice = "Remove that folder to go on from the checkpoint before it."
-            raise CheckpointError(
-                f"checkpoint {self.folder / str(step)} cannot be read: "
-                f"{str(error).strip().splitlines()[0]}. "
-                + ("" if self._read_only else advice)
-            ) from error
+        # What a damaged file raises is up to orbax, tensorstore and json.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise self._damaged(step, f"it cannot be read: {reason}") from error
+
+    def _damaged(self, step: int, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {self.folder / str(step)} (step {step}) is damaged: {reason}"
+        )
+
+    def _unsaved(self, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        whole = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        last = f"the newest whole one is step {whole[-1]}" if whole else "none is whole"
+        return CheckpointError(
+            f"a checkpoint could not be written to {self.folder}: {reason}; {last}. "
+            "Make room or mend the disk, then give the same command to go on"
+        )
+
+
+def _seal(notes: Mapping[str, Any]) -> str:
+    """Digest of the notes themselves."""
+    words = {name: value for name, value in notes.items() if name != _SEAL}
+    text = json.dumps(words, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _advice(steps: Sequence[int], damaged: int) -> str:
+    older = [step for step in steps if step < damaged]
+    if not older:
+        return "There is no older one; begin anew in another --workdir"
+    return f"--resume=latest_good goes back, at most to step {older[-1]}"

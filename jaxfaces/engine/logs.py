@@ -4,12 +4,17 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tqdm
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
+
+from jaxfaces.engine.files import write_text
 
 
 class Log:
@@ -32,8 +37,12 @@ class Log:
         self._path = folder / "metrics.jsonl"
         self.lines = _cut(self._path, lines)
         self._file = self._path.open("a", encoding="utf-8")
+        # Written here and now: the usual writer has a thread that dies of a full disk
+        # and is then waited for.
+        self._events = EventsWriter(str(folder / "events"))
         # TensorBoard drops the events after this step that an earlier process wrote.
-        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._event(step + 1, session_log=start)
 
     def __enter__(self) -> "Log":
         return self
@@ -49,8 +58,13 @@ class Log:
             record = {"step": step, "name": name, "value": value if finite else None}
             self._file.write(json.dumps(record) + "\n")
             self.lines += 1
-            self._events.add_scalar(name, value, step)
+            if finite:
+                self._event(step, summary=scalar(name, value))
         self._file.flush()
+
+    def _event(self, step: int, **content: Any) -> None:
+        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+        self._events.write_event(event)
 
     def write_seeds(
         self, step: int, prefix: str, values: Mapping[str, Iterable[float]]
@@ -95,33 +109,29 @@ def _cut(path: Path, lines: int) -> int:
     return len(kept)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 class Progress:
     """A progress bar with rate, time left and the main measures; none off a terminal.
 
     Args:
-      step: number of finished steps.
       steps: number of steps of the run.
       quiet: print nothing at all.
     """
 
-    def __init__(self, step: int, steps: int, *, quiet: bool):
+    def __init__(self, steps: int, *, quiet: bool):
         self._quiet = quiet
         self._bar = tqdm.tqdm(
             total=steps,
-            initial=step,
             unit="step",
             disable=quiet or not sys.stderr.isatty(),
             dynamic_ncols=True,
             smoothing=0.1,
         )
         self._shown: dict[str, str] = {}
+
+    def begin(self, step: int) -> None:
+        """So many steps were done before; the rate counts from now."""
+        self._bar.initial = self._bar.n = step
+        self._bar.unpause()
 
     def advance(self) -> None:
         """One step is done."""

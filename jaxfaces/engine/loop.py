@@ -14,19 +14,19 @@ from jaxfaces.engine import (
     assembly,
     config,
     evaluation,
+    lock,
     mesh,
     reader,
     report,
     signals,
     totals,
-    variables,
 )
 from jaxfaces.engine.checkpoints import Checkpoints
 from jaxfaces.engine.errors import DivergedError, Interrupted
 from jaxfaces.engine.logs import Log, Progress
 from jaxfaces.engine.options import Options
 from jaxfaces.engine.profiling import Profiler
-from jaxfaces.engine.program import entering
+from jaxfaces.engine.records import Records
 from jaxfaces.engine.rundir import RunDir
 
 # Steps that may be on their way to the device before the host waits for the oldest.
@@ -47,23 +47,30 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
 
     Raises:
       ValueError: a hyper-parameter or option is out of range.
-      RunError: the directory holds another run, a checkpoint is damaged, a metric
-        became NaN, or the run was asked to stop (its state is saved).
+      RunError: the directory holds another run or is in use, a checkpoint is damaged, a
+        metric became NaN, the disk is full, or the run was asked to stop (its state is
+        saved).
     """
     options = config.replace(Options(), overrides)
     config.check(task)
     evaluation.parse_monitor(task.monitor)
-    folder = RunDir(Path(workdir))
-    task, options = folder.open(task, options)
     if options.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.compile_cache)
-    with Checkpoints(folder.checkpoints, keep=options.keep) as checkpoints:
-        finished = folder.finished(checkpoints.steps(), task.steps)
-        if finished is not None:
-            Progress.announce(f"{workdir} is finished", quiet=options.quiet)
-            return finished
-        with signals.stop_requests() as request:
-            return _Run(task, options, folder, checkpoints, request).train()
+    folder = RunDir(Path(workdir))
+    folder.make()
+
+    def warn(line: str) -> None:
+        Progress.announce(f"warning: {line}", quiet=options.quiet)
+
+    with folder.writing(), lock.held(folder.folder, warn=warn):
+        task, options = folder.open(task, options)
+        with Checkpoints(folder.checkpoints, keep=options.keep) as checkpoints:
+            finished = folder.finished(checkpoints.steps(), task.steps)
+            if finished is not None:
+                Progress.announce(f"{workdir} is finished", quiet=options.quiet)
+                return finished
+            with signals.stop_requests() as request:
+                return _Run(task, options, folder, checkpoints, request).train()
 
 
 class _Run:
@@ -80,20 +87,21 @@ class _Run:
         self.options, self.folder, self.request = options, folder, request
         self.checkpoints = checkpoints
         self.steps = task.steps
-        done = checkpoints.steps()
-        self.step = done[-1] if done else 0
-        self.progress = Progress(self.step, self.steps, quiet=options.quiet)
+        self.progress = Progress(self.steps, quiet=options.quiet)
         self.parts = assembly.assemble(task, options, warn=self._warn)
-        self.task, self.program = self.parts.task, self.parts.program
+        self.program = self.parts.program
         folder.settle_sizes(self.parts.sizes)
-        self.validation = self.parts.evaluation_streams("validation")
-        self.meta = report.first_meta()
-        self.saved = self.step if done else None
-        if done:
-            self.meta |= checkpoints.meta(self.step)
-            self.tree = checkpoints.restore(self.step, self.parts.template())
+        self.step, self.saved, self.meta = 0, None, report.first_meta()
+        found = checkpoints.newest(
+            self.parts.template, resume=options.resume, warn=self._warn
+        )
+        if found:
+            self.step, self.tree, meta = found
+            self.saved = self.step
+            self.meta |= meta
         else:
             self.tree = self.parts.start()
+        self.warned = self._skipped()
         self.clock = time.perf_counter()
 
     def train(self) -> dict[str, Any]:
@@ -107,6 +115,9 @@ class _Run:
         )
         trace = Profiler(self.options.profile, self.folder.folder / "profile")
         with self.log, self.progress:
+            self.records = Records(
+                self.parts, self.folder, self.log, self.progress, self.meta
+            )
             self._greet()
             if self.saved is None:
                 self._boundary()
@@ -115,7 +126,7 @@ class _Run:
             with trace as profiler, ahead as batches:
                 self._loop(batches, profiler)
             self._stop_if_asked()
-            return self._finish()
+            return self.records.finish(self.step, self.tree)
 
     def _loop(self, batches: Iterator[Any], profiler: Profiler) -> None:
         in_flight: collections.deque[jax.Array] = collections.deque()
@@ -123,16 +134,10 @@ class _Run:
         for host in batches:
             phase, begins = timeline.at(self.step)
             if begins and phase.enter is not None:
-                name = entering(phase)
-                self.tree["state"], self.tree["totals"][name] = program.enter(
-                    phase, self.tree["state"], self.tree["totals"][name], self.step
-                )
+                self.tree = program.enter(phase, self.tree, self.step)
             batch = mesh.put(program.mesh, host)
             profiler.before(self.step)
-            self.tree["state"], self.tree["totals"][phase.name], token = program.step(
-                phase, self.tree["state"], self.tree["totals"][phase.name], batch,
-                self.step,
-            )  # fmt: skip
+            self.tree, token = program.step(phase, self.tree, batch, self.step)
             self.step += 1
             self.meta["examples"] += sum(int(p["valid"].sum()) for p in host.values())
             self.progress.advance()
@@ -148,10 +153,10 @@ class _Run:
 
     def _boundary(self) -> None:
         """What is due after a step: evaluation, then a checkpoint of what it found."""
-        evaluates = self._due(self.options.eval_every) and self.validation
+        evaluates = self._due(self.options.eval_every) and self.records.validation
         if evaluates:
             self._guard()
-            self._evaluate()
+            self.records.evaluate(self.step, self.tree)
         if evaluates or self._due(self.options.checkpoint_every):
             self._save()
 
@@ -160,72 +165,64 @@ class _Run:
 
     def _log_totals(self) -> None:
         self._guard()
+        self.checkpoints.check()
+        cleared = {}
         for name, sums in self._totals():
             values = totals.means(jax.device_get(sums))
             self.log.write_seeds(self.step, name, values)
             if "loss" in values:
-                self.progress.show(loss=float(values["loss"].mean()))
-            self.tree["totals"][name] = self.program.clear(sums)
+                self.progress.show(loss=float(np.nanmean(values["loss"])))
+            cleared[name] = self.program.clear(sums)
+        self.tree = {**self.tree, "totals": cleared}
 
     def _totals(self) -> list[tuple[str, Any]]:
         """The totals by name, in an order that a restored dictionary has too."""
         return sorted(self.tree["totals"].items())
 
     def _guard(self) -> None:
-        """Stops the run if a metric was not finite since the last look."""
-        for phase, sums in self._totals():
-            bad = totals.first_bad(jax.device_get(sums))
-            if bad is None:
-                continue
-            step, name, seed = bad
-            seeds = self.program.seeds
-            which = f" of seed {self.options.seed + seed}" if seeds > 1 else ""
-            last = "none was saved"
-            if self.saved is not None:
-                last = f"step {self.saved} in {self.folder.checkpoints}"
+        """Warns of steps that were left out; stops the run once every seed gave up."""
+        failed = np.atleast_1d(self.tree["health"].failed)
+        skipped = self._skipped()
+        if skipped == self.warned:
+            return
+        which = self._first_bad()
+        if np.all(failed > 0):
+            patience, other = self.options.patience, "or --on_nan=skip"
+            if patience is not None:
+                which += f", nor in the {patience} steps left out before"
+                other = "or a larger --nan_patience"
             raise DivergedError(
-                f"step {step}: {phase}/{name}{which} is not finite. "
-                f"Last good checkpoint: {last}. Try a lower --lr, a longer "
-                "--warmup_steps or --clip_norm, in a new --workdir"
+                f"{which}. Last good checkpoint: {self._last_good()}. Try a lower "
+                "--lr, a longer --warmup_steps or --clip_norm in a new --workdir, "
+                + other
             )
-
-    def _evaluate(self) -> None:
-        measures = evaluation.measure(
-            self.program, self.tree["state"], self.validation, self.options
+        given_up = [self.options.seed + int(i) for i in np.flatnonzero(failed)]
+        self._warn(
+            f"{which}; {sum(skipped[: self.program.seeds])} steps left out so far"
+            + (f", seeds given up: {given_up}" if given_up else "")
         )
-        means = self._log_measures("validation", measures)
-        self.meta["measures"] = measures
-        if self.step == 0:
-            self.meta["initial"] = measures
-        self._compare(evaluation.monitored(self.task.monitor, measures))
-        self.progress.say(report.line(self.step, means))
-        self._draw()
+        self.warned = skipped
 
-    def _compare(self, value: float) -> None:
-        sign, name = evaluation.parse_monitor(self.task.monitor)
-        self.progress.show(**{name: value})
-        best = self.meta["best"]
-        if np.isfinite(value) and (best is None or sign * value > sign * best["value"]):
-            self.meta["best"] = {"step": self.step, "value": value, "measure": name}
-            self._write_params(best=True)
+    def _skipped(self) -> list[int]:
+        """Numbers of skipped steps by seed, then the steps at which seeds gave up."""
+        health = jax.device_get(self.tree["health"])
+        return [*np.atleast_1d(health.skipped), *np.atleast_1d(health.failed)]
 
-    def _draw(self) -> None:
-        pictures = evaluation.draw(
-            self.program, self.tree["state"], self.validation, self.options
-        )
-        report.draw(self.folder.figures, pictures, self.log.records())
+    def _first_bad(self) -> str:
+        """The first metric since the last look that was not finite, in words."""
+        found = [
+            (*bad, phase)
+            for phase, sums in self._totals()
+            if (bad := totals.first_bad(jax.device_get(sums))) is not None
+        ]
+        step, name, seed, phase = min(found)
+        which = f" of seed {self.options.seed + seed}" if self.program.seeds > 1 else ""
+        return f"step {step}: {phase}/{name}{which} is not finite"
 
-    def _write_params(self, *, best: bool) -> None:
-        for seed in range(self.program.seeds):
-            one = self.program.state_of(self.tree["state"], seed)
-            variables.save(
-                self.folder.params(seed, best=best),
-                self.program.variables(one),
-                metadata={
-                    "step": str(self.step),
-                    "seed": str(self.options.seed + seed),
-                },
-            )
+    def _last_good(self) -> str:
+        if self.saved is None:
+            return "none was saved"
+        return f"step {self.saved} in {self.folder.checkpoints}"
 
     def _save(self) -> None:
         """Saves a checkpoint, but never one of a state that has gone bad."""
@@ -242,7 +239,7 @@ class _Run:
         self.checkpoints.save(
             self.step, self.tree, copy.deepcopy(self.meta), best=best and best["step"]
         )
-        self._write_params(best=False)
+        self.records.parameters(self.step, self.tree["state"])
         self.saved = self.step
 
     def _stop_if_asked(self) -> None:
@@ -255,39 +252,9 @@ class _Run:
             self.request.signal,
         )
 
-    def _finish(self) -> dict[str, Any]:
-        """Measures the test split if asked to, and writes the summary."""
-        test = self._test() if self.options.test else {}
-        report.draw(self.folder.figures, {}, self.log.records())
-        summary = report.summarize(self.parts, self.meta, test)
-        report.write(self.folder.summary, summary)
-        return summary
-
-    def _test(self) -> dict[str, Any]:
-        """Measures of the test split for the first state (made again) and the last."""
-        streams = self.parts.evaluation_streams("test")
-        if not streams:
-            self._warn("--test is set, but the task has no test split")
-            return {}
-        args = (streams, self.options)
-        first = self.program.init(self.parts.first_batch())
-        before = evaluation.measure(self.program, first, *args)
-        after = evaluation.measure(self.program, self.tree["state"], *args)
-        self._log_measures("test_initial", before)
-        self._log_measures("test", after)
-        pictures = evaluation.draw(self.program, self.tree["state"], *args)
-        named = {f"test_{name}": picture for name, picture in pictures.items()}
-        report.draw(self.folder.figures, named, [])
-        return {"test_initial": before, "test": after}
-
-    def _log_measures(self, split: str, measures: Any) -> dict[str, float]:
-        """Logs measures of a split; returns their means over seeds."""
-        values = {name: [each[name] for each in measures] for name in measures[0]}
-        self.log.write_seeds(self.step, split, values)
-        return {name: float(np.mean(each)) for name, each in values.items()}
-
     def _greet(self) -> None:
         program = self.program
+        self.progress.begin(self.step)
         self.progress.say(
             report.greeting(self.parts, self.folder.folder, self.step, self.steps)
         )

@@ -26,10 +26,29 @@ class Options:
         500, "Steps between evaluations of the validation split; 0 is never.", lower=0
     )
     checkpoint_every: int = knob(500, "Steps between checkpoints.", lower=1)
+    on_nan: str = knob(
+        "stop",
+        "At a step whose metrics are not finite: stop, or leave the step out.",
+        choices=("stop", "skip"),
+        runtime=True,
+    )
+    nan_patience: int = knob(
+        10, "Steps in a row that --on_nan=skip leaves out.", lower=1, runtime=True
+    )
+    deterministic: bool = knob(
+        False,
+        "Make runs on a GPU equal bit for bit; slower (they are on a CPU anyway).",
+    )
     test: bool = knob(False, "Measure the test split too, once, after the last step.")
     log_every: int = knob(50, "Steps between lines of the log.", lower=1, runtime=True)
     keep: int = knob(
         2, "Newest checkpoints to keep, beside the best.", lower=1, runtime=True
+    )
+    resume: str = knob(
+        "newest",
+        "Where the newest checkpoint is damaged: stop, or take the latest good one.",
+        choices=("newest", "latest_good"),
+        runtime=True,
     )
     workers: int = knob(
         0, "Processes that read data; 0 reads in threads.", lower=0, runtime=True
@@ -53,6 +72,11 @@ class Options:
                     f"--profile must be START:COUNT, two whole numbers such as 20:5, "
                     f"got {self.profile!r}"
                 )
+
+    @property
+    def patience(self) -> int | None:
+        """Bad steps in a row that are left out; None stops at the first."""
+        return self.nan_patience if self.on_nan == "skip" else None
 
     @property
     def stream_seed(self) -> int:

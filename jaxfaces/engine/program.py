@@ -1,23 +1,36 @@
 """The compiled programs of a run: first state, phases, prediction."""
 
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxfaces.engine import health, totals
 from jaxfaces.engine import mesh as mesh_lib
-from jaxfaces.engine import totals as totals_lib
-from jaxfaces.engine.task import Batch, Phase, Sizes, Task
+from jaxfaces.engine.task import Batch, Phase, Sizes, Step, Task
 
 
 class Program:
     """Jitted functions of one task on one mesh, over one or several seeds at once.
 
     With several seeds every function maps over a leading axis of state, keys and
-    totals; batches are shared. `warn` gets a line when a phase compiles a second time.
+    totals; batches are shared.
+
+    Args:
+      task: the task.
+      mesh: its devices.
+      sizes: (examples, classes) of each training stream.
+      seed: the first seed.
+      seeds: how many seeds are trained at once.
+      patience: bad steps in a row to leave out; None stops at the first. A seed that
+        has given up keeps the state of its last good step, beside others.
+      deterministic: compile for a GPU without atomic additions and without choosing
+        algorithms by timing.
+      warn: gets a line when a phase compiles a second time.
     """
 
     def __init__(
@@ -28,15 +41,22 @@ class Program:
         *,
         seed: int,
         seeds: int,
+        patience: int | None,
+        deterministic: bool,
         warn: Callable[[str], None],
     ):
         self.task, self.mesh, self.sizes, self.seeds = task, mesh, sizes, seeds
         self._warn = warn
+        self._patience = patience or 0
+        # Choosing between two states costs a pass over them: only where one may matter.
+        self._protect = patience is not None or seeds > 1
         self._replicated = mesh_lib.replicated(mesh)
         self._traces: dict[str, list[dict[str, str]]] = {}
         self._functions: dict[str, Callable] = {}
-        self._predict = jax.jit(task.predict)
-        self._inference = jax.jit(task.inference)
+        compiler = {"xla_gpu_deterministic_ops": True} if deterministic else None
+        self._jit = functools.partial(jax.jit, compiler_options=compiler)
+        self._predict = self._jit(task.predict)
+        self._inference = self._jit(task.inference)
         keys = [jax.random.key(seed + i) for i in range(seeds)]
         roots = jax.numpy.stack(keys) if seeds > 1 else keys[0]
         self.roots = jax.device_put(roots, self._replicated)
@@ -56,42 +76,54 @@ class Program:
             )
 
         make = jax.vmap(make, (0, None)) if self.seeds > 1 else make
-        return jax.jit(make, out_shardings=self._replicated)(self.roots, batch)
+        return self._jit(make, out_shardings=self._replicated)(self.roots, batch)
 
-    def zero_totals(self, state: Any, batch: Batch, phases: Sequence[Phase]) -> Any:
-        """Totals of all metrics of all phases before the first step, by phase."""
-        found = {}
-        for phase in phases:
-            given = {name: batch[name] for name in phase.streams}
-            step, _ = self._mapped(phase.step, 3)
-            metrics = jax.eval_shape(step, state, given, self.roots)[1]
-            found[phase.name] = totals_lib.zeros(metrics)
-            if phase.enter is not None:
-                enter, _ = self._mapped(phase.enter, 2)
-                metrics = jax.eval_shape(enter, state, self.roots)[1]
-                found[entering(phase)] = totals_lib.zeros(metrics)
+    def start(self, batch: Batch, phases: Sequence[Phase]) -> dict[str, Any]:
+        """All that a checkpoint holds, before any step: state, health and totals."""
+        state = self.init(batch)
+        sums = {}
+        for name, function, streams in _functions(phases):
+            given = {stream: batch[stream] for stream in streams}
+            function = self._over_seeds(function, (0, None, 0))
+            metrics = jax.eval_shape(function, state, given, self.roots)[1]
+            sums[name] = totals.zeros(metrics)
+        beside: dict[str, Any] = {"health": health.well(), "totals": sums}
         if self.seeds > 1:
-            found = jax.tree.map(
-                lambda x: jax.numpy.broadcast_to(x, (self.seeds,)), found
+            beside = jax.tree.map(
+                lambda x: jax.numpy.broadcast_to(x, (self.seeds,)), beside
             )
-        return jax.device_put(found, self._replicated)
+        return {"state": state, **jax.device_put(beside, self._replicated)}
 
-    def clear(self, totals: Any) -> Any:
+    def clear(self, sums: Any) -> Any:
         """Totals of the same shape, back at their beginning."""
         return jax.device_put(
-            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals),
-            self._replicated,
+            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums), self._replicated
         )
 
-    def step(self, phase: Phase, state: Any, totals: Any, batch: Batch, n: int) -> Any:
-        """Runs step number `n`; returns (state, totals, a token to wait on)."""
-        run = self._function(phase.name, self._build_step, phase)
-        return run(state, totals, batch, self.roots, np.int32(n))
+    def step(
+        self, phase: Phase, tree: Mapping[str, Any], batch: Batch, n: int
+    ) -> tuple[dict[str, Any], jax.Array]:
+        """Runs step number `n`; returns what `start` gave, after it, and a token.
 
-    def enter(self, phase: Phase, state: Any, totals: Any, n: int) -> Any:
-        """Runs `phase.enter` before step number `n`; returns (state, totals)."""
-        run = self._function(entering(phase), self._build_enter, phase)
-        return run(state, totals, self.roots, np.int32(n))
+        The token is ready when the step is done. `tree` must not be used again.
+        """
+        return self._run(phase.name, phase.step, tree, batch, n)
+
+    def enter(self, phase: Phase, tree: Mapping[str, Any], n: int) -> dict[str, Any]:
+        """Runs `phase.enter` before step number `n`."""
+        return self._run(entering(phase), _entrance(phase), tree, {}, n)[0]
+
+    def _run(
+        self, name: str, function: Step, tree: Mapping[str, Any], batch: Batch, n: int
+    ) -> tuple[dict[str, Any], jax.Array]:
+        if name not in self._functions:
+            self._functions[name] = self._build(name, function)
+        state, well, sums, token = self._functions[name](
+            tree["state"], tree["health"], tree["totals"][name], batch, self.roots,
+            np.int32(n),
+        )  # fmt: skip
+        after = {**tree["totals"], name: sums}
+        return {"state": state, "health": well, "totals": after}, token
 
     def state_of(self, state: Any, seed: int) -> Any:
         """The state of one of the seeds."""
@@ -107,40 +139,29 @@ class Program:
         """`predict(batch)` for host batches of one stream."""
         return lambda batch: self._predict(variables, mesh_lib.put(self.mesh, batch))
 
-    def _mapped(self, function: Any, arguments: int) -> tuple[Callable, Callable]:
-        """A step or enter function and `totals.add`, over the seeds if several."""
-        if self.seeds == 1:
-            return function, totals_lib.add
-        axes = (0, None, 0) if arguments == 3 else (0, 0)
-        return jax.vmap(function, axes), jax.vmap(totals_lib.add, (0, 0, None))
+    def _over_seeds(self, function: Callable, axes: tuple) -> Callable:
+        return jax.vmap(function, axes) if self.seeds > 1 else function
 
-    def _build_step(self, phase: Phase) -> Callable:
-        step, add = self._mapped(phase.step, 3)
+    def _build(self, name: str, function: Step) -> Callable:
+        def one(
+            state: Any, well: Any, sums: Any, batch: Batch, root: Any, n: Any
+        ) -> Any:
+            new, metrics = function(state, batch, jax.random.fold_in(root, n))
+            well, counts = health.judge(well, metrics, n, patience=self._patience)
+            if self._protect:
+                new = health.choose(counts, new, state)
+            return new, well, totals.add(sums, metrics, n, counts)
 
-        def run(state: Any, totals: Any, batch: Batch, roots: Any, n: Any) -> Any:
-            self._trace(phase.name, {"state": state, "batch": batch})
-            state, metrics = step(state, batch, _fold(roots, n))
-            return state, add(totals, metrics, n), n + 1
+        every = self._over_seeds(one, (0, 0, 0, None, 0, None))
 
-        out = self._replicated
-        return jax.jit(run, donate_argnums=(0, 1), out_shardings=(out, out, out))
-
-    def _build_enter(self, phase: Phase) -> Callable:
-        enter, add = self._mapped(phase.enter, 2)
-
-        def run(state: Any, totals: Any, roots: Any, n: Any) -> Any:
-            self._trace(entering(phase), {"state": state})
-            # A draw of its own, apart from that of step n.
-            state, metrics = enter(state, _fold(_fold(roots, n), 2**31))
-            return state, add(totals, metrics, n)
+        def run(
+            state: Any, well: Any, sums: Any, batch: Batch, roots: Any, n: Any
+        ) -> Any:
+            self._trace(name, {"state": state, "batch": batch})
+            return (*every(state, well, sums, batch, roots, n), n + 1)
 
         out = self._replicated
-        return jax.jit(run, donate_argnums=(0, 1), out_shardings=(out, out))
-
-    def _function(self, name: str, build: Callable, phase: Phase) -> Callable:
-        if name not in self._functions:
-            self._functions[name] = build(phase)
-        return self._functions[name]
+        return self._jit(run, donate_argnums=(0, 1, 2), out_shardings=(out,) * 4)
 
     def _trace(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Notes a compilation (this runs while tracing only), warns of a second."""
@@ -163,9 +184,24 @@ def entering(phase: Phase) -> str:
     return f"{phase.name}/enter"
 
 
-def _fold(keys: jax.Array, n: Any) -> jax.Array:
-    fold = jax.random.fold_in
-    return jax.vmap(fold, (0, None))(keys, n) if keys.ndim else fold(keys, n)
+def _entrance(phase: Phase) -> Step:
+    """`phase.enter` as a step that reads no batch."""
+    enter = phase.enter
+    assert enter is not None
+
+    def step(state: Any, batch: Batch, key: jax.Array) -> Any:
+        # A draw of its own, apart from that of the step that follows.
+        return enter(state, jax.random.fold_in(key, 2**31))
+
+    return step
+
+
+def _functions(phases: Sequence[Phase]) -> Iterator[tuple[str, Step, Sequence[str]]]:
+    """Name, function and streams of every step and entrance."""
+    for phase in phases:
+        yield phase.name, phase.step, phase.streams
+        if phase.enter is not None:
+            yield entering(phase), _entrance(phase), ()
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxfaces import registry
 from jaxfaces.engine.assembly import Assembly
-from jaxfaces.engine.logs import write_text
+from jaxfaces.engine.files import write_text
+from jaxfaces.engine.health import Health
 
 SHOWN = 4
 PACKAGES = ("jaxfaces", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -70,9 +71,13 @@ def draw(folder: Path, pictures: Mapping[str, Any], records: list[dict]) -> None
 
 
 def summarize(
-    parts: Assembly, meta: Mapping[str, Any], test: Mapping[str, Sequence[Mapping]]
+    parts: Assembly,
+    meta: Mapping[str, Any],
+    test: Mapping[str, Sequence[Mapping]],
+    health: Health,
 ) -> dict[str, Any]:
     """The content of summary.json; `test` holds measures of test splits by name."""
+    skipped, failed = np.atleast_1d(health.skipped), np.atleast_1d(health.failed)
     seconds = meta["seconds"]
     measures = {
         "validation_initial": _by_seed(meta["initial"]),
@@ -89,6 +94,8 @@ def summarize(
         "seconds": round(seconds, 2),
         "examples": meta["examples"],
         "examples_per_second": round(meta["examples"] / max(seconds, 1e-9), 2),
+        "skipped_steps": int(skipped.sum()),
+        "failed_seeds": [parts.options.seed + int(i) for i in np.flatnonzero(failed)],
         "compilations": parts.program.compilations,
         "versions": versions(),
         "hardware": hardware(),

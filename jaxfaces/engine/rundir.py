@@ -1,17 +1,21 @@
 """A run directory: what it holds, and whether a command may go on with it."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxfaces.engine import commandline, config
 from jaxfaces.engine.errors import RunError
-from jaxfaces.engine.logs import write_text
+from jaxfaces.engine.files import TEMPORARY, write_text
 from jaxfaces.engine.options import Options
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +61,41 @@ class RunDir:
             return False
         return any(path.name.isdigit() for path in self.checkpoints.iterdir())
 
+    def make(self) -> None:
+        """Makes the directory.
+
+        Raises:
+          RunError: it cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RunError(
+                f"--workdir={self.folder} cannot be written: {error}"
+            ) from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Says what to do when the disk gives up meanwhile.
+
+        Raises:
+          RunError: the disk is full, has failed or became read-only.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            raise RunError(
+                f"--workdir={self.folder} cannot be written any more: {error}. What "
+                "was saved is whole; make room, then give the same command to go on"
+            ) from error
+
     def open(self, task: Any, options: Options) -> tuple[Any, Options]:
-        """Makes the directory, or checks that the run in it is this one.
+        """Begins a run in the directory, or checks that the one in it is this one.
 
         Returns:
           The task and options to go on with: as given, but where `steps` was raised the
@@ -67,7 +104,6 @@ class RunDir:
         Raises:
           RunError: the directory holds something else, or a flag differs that may not.
         """
-        _make(self.folder)
         if self.flags.exists():
             if self.begun:
                 task, options = self._continue(task, options)
@@ -76,7 +112,9 @@ class RunDir:
                 f"--workdir={self.folder} is not empty and holds no run "
                 "(no flags.cfg); choose another folder"
             )
-        temporary = self.folder / ".flags.cfg"
+        for torn in self.folder.glob(f"{TEMPORARY}*"):
+            torn.unlink()  # of a process that was killed while it wrote
+        temporary = self.folder / f"{TEMPORARY}flags"
         comment = f"python -m jaxfaces.train {shlex.join(sys.argv[1:])}"
         commandline.write_flagfile(temporary, comment, task, options)
         temporary.replace(self.flags)
@@ -157,13 +195,3 @@ class RunDir:
                     f"(examples, classes) {then}, now {now}"
                 )
         write_text(self.sizes, json.dumps(now, indent=2) + "\n")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(f"--workdir={folder} cannot be written: {error}") from error

@@ -36,7 +36,10 @@ def zeros(metrics: Mapping[str, Any]) -> dict[str, Total]:
 
 
 def add(
-    totals: Mapping[str, Total], metrics: Mapping[str, tuple], step: jax.Array
+    totals: Mapping[str, Total],
+    metrics: Mapping[str, tuple],
+    step: jax.Array,
+    counts: jax.Array | bool = True,
 ) -> dict[str, Total]:
     """Adds the metrics of one step.
 
@@ -44,16 +47,19 @@ def add(
       totals: so far.
       metrics: pairs (sum, count) of scalars by name.
       step: int32 scalar, the number of the step.
+      counts: bool scalar; where False, only `bad` takes note of the step.
 
     Raises:
       ValueError: a metric is not a pair of scalars, or is new.
     """
     if set(metrics) != set(totals):
         raise ValueError(f"metrics changed from {set(totals)} to {set(metrics)}")
-    return {name: _add(name, totals[name], metrics[name], step) for name in metrics}
+    return {
+        name: _add(name, totals[name], metrics[name], step, counts) for name in metrics
+    }
 
 
-def _add(name: str, total: Total, metric: Any, step: jax.Array) -> Total:
+def _add(name: str, total: Total, metric: Any, step: jax.Array, counts: Any) -> Total:
     if not isinstance(metric, tuple) or len(metric) != 2:
         raise ValueError(f"metric {name!r} must be a pair (sum, count), got {metric}")
     value, count = (jnp.asarray(part, jnp.float32) for part in metric)
@@ -61,16 +67,17 @@ def _add(name: str, total: Total, metric: Any, step: jax.Array) -> Total:
         raise ValueError(f"metric {name!r} must be a pair of scalars, got {metric}")
     bad = jnp.where(jnp.isfinite(value), 0, step + 1)
     bad = jnp.where(total.bad > 0, total.bad, bad)
+    value, count = (jnp.where(counts, part, 0) for part in (value, count))
     return Total(total.sum + value, total.count + count, bad)
 
 
 def means(totals: Mapping[str, Total]) -> dict[str, np.ndarray]:
-    """Sum / count of every metric that was counted, one value a seed."""
+    """Sum / count of every metric that was counted, one value a seed (NaN for none)."""
     host = {name: jax.tree.map(np.atleast_1d, total) for name, total in totals.items()}
     return {
-        name: total.sum / total.count
+        name: np.where(total.count > 0, total.sum, np.nan) / np.maximum(total.count, 1)
         for name, total in host.items()
-        if np.all(total.count > 0)
+        if np.any(total.count > 0)
     }
 
 

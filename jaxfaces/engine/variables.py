@@ -1,7 +1,6 @@
 """Inference variables on disk: nested dictionaries of arrays as safetensors."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 from jaxfaces.engine.errors import RunError
+from jaxfaces.engine.files import replacing
 
 SEPARATOR = "/"
 EMPTY = "empty"
@@ -31,10 +31,11 @@ def save(path: Path, variables: Any, *, metadata: Mapping[str, str]) -> None:
     flat: dict[str, np.ndarray] = {}
     empty: list[str] = []
     _flatten(jax.device_get(variables), "", flat, empty)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # The format knows arrays alone; dictionaries without any are named beside them.
-    save_file(flat, temporary, {**metadata, EMPTY: json.dumps(empty)})
-    os.replace(temporary, path)
+    words = {**metadata, EMPTY: json.dumps(empty)}
+    with replacing(path) as temporary:
+        # Not save_file: its errors hide the reason, such as a full disk.
+        temporary.write_bytes(serialize(flat, words))
 
 
 def _flatten(

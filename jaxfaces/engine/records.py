@@ -1,0 +1,110 @@
+"""What a run finds out and writes down: measures, the best state, pictures, summary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxfaces.engine import evaluation, report, variables
+from jaxfaces.engine.assembly import Assembly
+from jaxfaces.engine.logs import Log, Progress
+from jaxfaces.engine.rundir import RunDir
+
+
+class Records:
+    """The records of a run in its directory.
+
+    Args:
+      parts: what is run.
+      folder: its directory.
+      log: its log, open.
+      progress: its progress bar.
+      meta: what checkpoints remember beside arrays; brought up to date here.
+    """
+
+    def __init__(
+        self,
+        parts: Assembly,
+        folder: RunDir,
+        log: Log,
+        progress: Progress,
+        meta: dict[str, Any],
+    ):
+        self.parts, self.folder, self.log = parts, folder, log
+        self.progress, self.meta = progress, meta
+        self._program, self._options = parts.program, parts.options
+        self.validation = parts.evaluation_streams("validation")
+
+    def evaluate(self, step: int, tree: Mapping[str, Any]) -> None:
+        """Measures the validation split, keeps the best parameters, draws pictures."""
+        measures = self._measure(tree["state"], self.validation)
+        means = self._log(step, "validation", measures)
+        self.meta["measures"] = measures
+        if step == 0:
+            self.meta["initial"] = measures
+        self._compare(step, tree, measures)
+        self.progress.say(report.line(step, means))
+        self._draw(tree["state"], self.validation, "")
+
+    def _compare(self, step: int, tree: Mapping[str, Any], measures: list) -> None:
+        monitor = self.parts.task.monitor
+        sign, name = evaluation.parse_monitor(monitor)
+        running = np.atleast_1d(tree["health"].failed) == 0
+        chosen = [each for each, runs in zip(measures, running) if runs]
+        value = evaluation.monitored(monitor, chosen or measures)
+        self.progress.show(**{name: value})
+        best = self.meta["best"]
+        if np.isfinite(value) and (best is None or sign * value > sign * best["value"]):
+            self.meta["best"] = {"step": step, "value": value, "measure": name}
+            self.parameters(step, tree["state"], best=True)
+
+    def parameters(self, step: int, state: Any, *, best: bool = False) -> None:
+        """Writes the inference variables of every seed."""
+        for seed in range(self._program.seeds):
+            variables.save(
+                self.folder.params(seed, best=best),
+                self._program.variables(self._program.state_of(state, seed)),
+                metadata={"step": str(step), "seed": str(self._options.seed + seed)},
+            )
+
+    def finish(self, step: int, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Measures the test split if asked to, and writes the summary."""
+        test = self._test(step, tree["state"]) if self._options.test else {}
+        report.draw(self.folder.figures, {}, self.log.records())
+        summary = report.summarize(self.parts, self.meta, test, tree["health"])
+        report.write(self.folder.summary, summary)
+        return summary
+
+    def _test(self, step: int, state: Any) -> dict[str, Any]:
+        """Measures of the test split for the first state (made again) and the last."""
+        streams = self.parts.evaluation_streams("test")
+        if not streams:
+            self.warn("--test is set, but the task has no test split")
+            return {}
+        first = self._program.init(self.parts.first_batch())
+        found = {
+            "test_initial": self._measure(first, streams),
+            "test": self._measure(state, streams),
+        }
+        for split, measures in found.items():
+            self._log(step, split, measures)
+        self._draw(state, streams, "test_")
+        return found
+
+    def _measure(self, state: Any, streams: Mapping) -> list[dict[str, float]]:
+        return evaluation.measure(self._program, state, streams, self._options)
+
+    def _log(self, step: int, split: str, measures: list) -> dict[str, float]:
+        """Logs measures of a split; returns their means over seeds."""
+        values = {name: [each[name] for each in measures] for name in measures[0]}
+        self.log.write_seeds(step, split, values)
+        return {name: float(np.mean(each)) for name, each in values.items()}
+
+    def _draw(self, state: Any, streams: Mapping, prefix: str) -> None:
+        pictures = evaluation.draw(self._program, state, streams, self._options)
+        named = {f"{prefix}{name}": picture for name, picture in pictures.items()}
+        report.draw(self.folder.figures, named, [] if prefix else self.log.records())
+
+    def warn(self, line: str) -> None:
+        """Prints a warning above the progress bar."""
+        self.progress.say(f"warning: {line}")
