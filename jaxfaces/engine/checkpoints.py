@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxfaces.engine.digests import changed, digests
+from jaxfaces.engine.digests import digests, fault, other_shapes, reason
 from jaxfaces.engine.errors import CheckpointError
 
 # Names beside the caller's own in the notes of a checkpoint.
@@ -94,7 +95,7 @@ class Checkpoints:
           CheckpointError: this or an earlier checkpoint cannot be written.
         """
         self._policy.best = best
-        copied = self._copy(tree)
+        copied = jax.tree.map(_storable, self._copy(tree))
         notes = {**meta, _LEAVES: digests(copied)}
         notes[_SEAL] = _seal(notes)
         try:
@@ -137,15 +138,17 @@ class Checkpoints:
         """
         saved = self._notes(step)[_LEAVES]
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(tree=ocp.args.StandardRestore(like))
-        tree = self._read(step, args)["tree"]
-        differing = changed(saved, digests(tree))
-        if differing:
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            raise self._damaged(
-                step, f"leaf {differing[0]}{more} is not what was saved"
+        stored = jax.tree.map(_storable, like)
+        if differing := other_shapes(saved, stored):
+            raise CheckpointError(
+                f"checkpoint {self.folder / str(step)} is of another program or other "
+                f"flags: {'; '.join(differing[:3])}"
             )
-        return tree
+        if found := fault(self.folder / str(step) / "tree", saved):
+            raise self._damaged(step, found)
+        args = ocp.args.Composite(tree=ocp.args.StandardRestore(stored))
+        tree = self._read(step, args)["tree"]
+        return jax.tree.map(_restorable, tree, like)
 
     def newest(
         self, like: Callable[[], Any], *, resume: str, warn: Callable[[str], None]
@@ -171,8 +174,8 @@ class Checkpoints:
                 if resume == "latest_good":
                     continue
                 raise CheckpointError(f"{error}. {_advice(steps, step)}") from error
-            for bad, fault in faults.items():
-                warn(f"{fault}; moved to {self._set_aside(bad)}")
+            for bad, fault_found in faults.items():
+                warn(f"{fault_found}; moved to {self._set_aside(bad)}")
             return found
         if faults:
             raise CheckpointError(
@@ -204,8 +207,7 @@ class Checkpoints:
             return self._manager.restore(step, args=args)
         # What a damaged file raises is up to orbax, tensorstore and json.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise self._damaged(step, f"it cannot be read: {reason}") from error
+            raise self._damaged(step, f"it cannot be read: {reason(error)}") from error
 
     def _damaged(self, step: int, reason: str) -> CheckpointError:
         return CheckpointError(
@@ -213,13 +215,29 @@ class Checkpoints:
         )
 
     def _unsaved(self, error: Exception) -> CheckpointError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         whole = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
         last = f"the newest whole one is step {whole[-1]}" if whole else "none is whole"
         return CheckpointError(
-            f"a checkpoint could not be written to {self.folder}: {reason}; {last}. "
+            f"a checkpoint could not be written to {self.folder}: {reason(error)}; "
+            f"{last}. "
             "Make room or mend the disk, then give the same command to go on"
         )
+
+
+def _storable(leaf: Any) -> Any:
+    """What stands for a leaf on disk: orbax saves no array without entries."""
+    if leaf.size:
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((1,), jnp.uint8, sharding=leaf.sharding)
+    return jax.device_put(np.zeros((1,), np.uint8), leaf.sharding)
+
+
+def _restorable(stored: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """The leaf that `_storable` made `stored` of."""
+    if like.size:
+        return stored
+    return jax.device_put(np.zeros(like.shape, like.dtype), like.sharding)
 
 
 def _seal(notes: Mapping[str, Any]) -> str:

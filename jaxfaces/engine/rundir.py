@@ -87,7 +87,8 @@ class RunDir:
         try:
             yield
         except OSError as error:
-            if error.errno not in _DISK_ERRORS:
+            ours = str(error.filename or "").startswith(str(self.folder))
+            if error.errno not in _DISK_ERRORS and not ours:
                 raise
             raise RunError(
                 f"--workdir={self.folder} cannot be written any more: {error}. What "
