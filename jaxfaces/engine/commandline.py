@@ -216,9 +216,7 @@ def fail(error: Exception, code: int) -> int:
     """Prints an error as one line on standard error; returns `code`."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
-        text = f"out of memory: {text}; make batches or images smaller".replace(
-            ": ;", ";"
-        )
+        text = f"out of memory, make batches or images smaller. {text}"
     if len(text) > MOST_TEXT:
         text = f"{text[: MOST_TEXT // 2]} … {text[-MOST_TEXT // 2 :]}"
     # What a file or a user wrote may steer a terminal.
