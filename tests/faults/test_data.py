@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxfaces import train
-from jaxfaces.data import images, sources
+from jaxfaces.data import sources
 from jaxfaces.data.errors import DataError
 from jaxfaces.engine import reader
 from jaxfaces.engine.options import Options
@@ -492,26 +492,28 @@ def bombs():
     yield "jpeg", bytes(jpeg)
 
 
+DECODE = """
+import resource, sys, time
+from pathlib import Path
+from jaxfaces.data import images
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    begun = time.process_time()
+    try:
+        outcome = str(images.decode(path).size)
+    except images.ImageError as error:
+        outcome = str(error)
+    spent = time.process_time() - begun
+    peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+    print(path.stem, round(spent, 2), peak, outcome[:300], sep="|")
+"""
+
+
 def test_bombs_cost_neither_memory_nor_time(tmp_path):
     for name, data in bombs():
         (tmp_path / f"{name}.png").write_bytes(data)
-    code = (
-        "import resource, sys, time\n"
-        "from pathlib import Path\n"
-        "from jaxfaces.data import images\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
-        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
-        "    begun = time.process_time()\n"
-        "    try:\n"
-        "        outcome = str(images.decode(path).size)\n"
-        "    except images.ImageError as error:\n"
-        "        outcome = str(error)\n"
-        "    spent = time.process_time() - begun\n"
-        "    peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
-        "    print(path.stem, round(spent, 2), peak, outcome, sep='|')\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [sys.executable, "-c", DECODE, str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
@@ -521,19 +523,9 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = [line.split("|") for line in done.stdout.splitlines()]
-    assert len(found) == len(list(bombs()))
+    assert [each[0] for each in found] == sorted(p.stem for p in tmp_path.iterdir())
     for name, seconds, peak, outcome in found:
         assert float(seconds) < 5, (name, seconds)
-        assert int(peak) < 600 << 10, (name, peak)  # kilobytes
-        if name not in ("gif frames", "webp frames", "png profile"):
-            assert not outcome.startswith("("), (name, outcome)
-
-
-@pytest.mark.parametrize(
-    "form", ["TIFF", "ICO", "PDF", "TGA", "SGI", "PCX", "JPEG2000"]
-)
-def test_only_formats_on_the_list_are_tried(form):
-    stream = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(stream, form)
-    with pytest.raises(images.ImageError, match="not an image in PNG"):
-        images.decode(stream.getvalue())
+        assert int(peak) < 400 << 10, (name, peak)  # kilobytes
+        refused = name not in ("gif frames", "webp frames", "png profile")
+        assert outcome.startswith("(") != refused, (name, outcome)
