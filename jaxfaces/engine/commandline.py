@@ -99,6 +99,8 @@ def _values(words: Sequence[str], parts: Mapping[str, Any]) -> dict[str, dict]:
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, owner, 3, 0.6)
         hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
+        if " " in error.flagname:
+            hint = " (a flagfile has one --name=value a line)"
         raise UsageError(f"unknown flag --{error.flagname}{hint}") from error
     except flags.IllegalFlagValueError as error:
         # absl puts the flag before the words of the knob, which name it already.

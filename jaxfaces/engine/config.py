@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-# Beyond it whole numbers would not travel in 32 bits.
-MOST = 2**31 - 1
+# Beyond these, numbers would not travel in 32 bits.
+MOST = {int: 2**31 - 1, float: 3.4e38}
 # Control characters, halves of a surrogate pair, separators of lines and paragraphs:
 # a flagfile could not hold them.
 _UNFIT = frozenset(("Cc", "Cs", "Zl", "Zp"))
@@ -33,7 +33,7 @@ def knob(
         or None where the annotation allows it.
       help: one line for --help.
       lower: smallest allowed number (of every item of a tuple).
-      upper: largest allowed number; whole numbers must fit into 32 bits in any case.
+      upper: largest allowed number; in any case numbers must fit into 32 bits.
       choices: allowed strings.
       runtime: True if the value cannot change a run's result, so that a run may be
         resumed with another.
@@ -154,8 +154,9 @@ class Knob:
         low = self.lower is not None and value < self.lower
         if low or (self.upper is not None and value > self.upper):
             raise ValueError(f"--{self.flag}={value} is not {self.range()}")
-        if self.kind is int and abs(value) > MOST:
-            raise ValueError(f"--{self.flag} must be within ±{MOST}, got {value}")
+        most = MOST.get(self.kind)
+        if most is not None and abs(value) > most:
+            raise ValueError(f"--{self.flag} must be within ±{most}, got {value}")
 
     def range(self) -> str:
         """The allowed values in words, '' where anything of the type is allowed."""

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -129,8 +130,16 @@ flags = st.one_of(
     st.builds("--task={}".format, st.sampled_from(TASKS)),
     st.builds("---{}={}".format, names, values),
 )
+lawful = st.sampled_from(
+    [
+        f"--{knob.flag}={knob.format(knob.default)}"
+        for part in (contract_tasks.Linear, Options)
+        for knob in config.knobs(part)
+    ]
+)
 # Where a flagfile may point: other files of the example, and what is no flagfile.
-PLACES = [f"{i}.cfg" for i in range(4)] + [
+INNER = [f"{i}.cfg" for i in range(4)]
+PLACES = INNER + [
     "missing.cfg",
     "folder",
     "pipe",
@@ -148,42 +157,51 @@ includes = st.builds(
     st.sampled_from(["=", "= ", " "]),
     st.sampled_from(PLACES),
 )
+nested = st.sampled_from([f"--flagfile={file}" for file in INNER])
 lines = st.one_of(
+    lawful,
+    lawful,
+    lawful,
     flags,
-    flags,
+    nested,
     includes,
     st.sampled_from(["", "  ", "# a comment", "// another", "#--steps=0", LINEAR]),
     st.text(max_size=30),
 )
-encodings = st.sampled_from(
-    ["utf-8"] * 6 + ["utf-8-sig", "latin-1", "utf-16", "utf-32", "cp037", "utf-7"]
+odd_encodings = st.sampled_from(
+    ["utf-8-sig", "latin-1", "utf-16", "utf-32", "cp037", "utf-7"]
 )
 
 
 @st.composite
 def files(draw):
     """The bytes of a flagfile."""
-    if draw(st.integers(0, 9)) == 0:
+    oddity = draw(st.integers(0, 15))
+    if oddity == 15:
         return draw(st.binary(max_size=200))
-    ending = draw(st.sampled_from(["\n", "\n", "\r\n", "\r", "\n\n", "\x0b", "\0"]))
+    ending = draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n"]))
+    if oddity == 14:
+        ending = draw(st.sampled_from(["\x0b", "\0", "\u2028", " "]))
     text = ending.join(draw(st.lists(lines, max_size=6))) + draw(
         st.sampled_from(["", ending])
     )
-    data = text.encode(draw(encodings), "replace")
-    return data + draw(st.sampled_from([b""] * 8 + [b"\xff\xfe", b"\0"]))
+    encoding = draw(odd_encodings) if oddity == 13 else "utf-8"
+    return text.encode(encoding, "replace") + (b"\xff\xfe" if oddity == 12 else b"")
 
 
-words = st.one_of(flags, flags, includes, st.sampled_from(["--", "-h", "word", "--x"]))
+words = st.one_of(
+    lawful, lawful, flags, nested, includes, st.sampled_from(["--", "-h", "word"])
+)
 
 
 @st.composite
 def commands(draw):
     """Words of a command line and the flagfiles that they may name."""
     given = draw(st.lists(words, max_size=4))
-    if draw(st.booleans()):
+    if draw(st.integers(0, 7)):
         given = [LINEAR, *given]
     given += draw(st.sampled_from([[], ["--flagfile=0.cfg"], ["--flagfile", "0.cfg"]]))
-    if draw(st.integers(0, 3)):
+    if draw(st.integers(0, 7)):
         given.append("--workdir=run")
     return given, draw(st.lists(files(), min_size=1, max_size=4))
 
@@ -375,6 +393,7 @@ def test_a_flag_may_be_given_in_two_words(place, trained):
         ("--steps=99999999999999999999", "--steps must be within ±2147483647"),
         (f"--steps={10**400}", "--steps must be within ±2147483647"),
         ("--lr=1e999", "--lr must be a finite number"),
+        ("--lr=1e39", "--lr must be within ±3.4e+38"),
         (f"--milestones={10**400}", "--milestones must be within"),
         ("--notest=3", "--notest=3 does not take an argument"),
         ("--undefok=stepps", "unknown flag --undefok"),
@@ -442,12 +461,10 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "code", "words"),
     [
-        ("--lr=1e308", 1, "is not finite"),
+        ("--lr=1e38", 1, "is not finite"),
         ("--lr=1e-320", 0, ""),
-        ("--noise=1e300", 1, "is not finite"),
         ("--devices=2147483647", 1, "--devices"),
         ("--batch_size=7", 1, "choose a multiple of 8"),
-        ("--batch_size=2147483640", 1, "out of memory"),
         ("--microbatch=7", 1, "microbatch"),
         ("--profile=99999999999999999999:1", 0, ""),
         ("--compile_cache=/dev/null/x", 1, "/dev/null/x"),
@@ -455,7 +472,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
         ("--schedule_steps=2147483647 --schedule=cosine", 0, ""),
         ("--warmup_steps=2147483647 --milestones=1,2147483647", 0, ""),
         ("--log_every=2147483647 --keep=2147483647 --prefetch=1024", 0, ""),
-        ("--average=1 --clip_norm=1e-300 --weight_decay=1e300", 1, "is not finite"),
+        ("--average=1 --clip_norm=1e-300", 0, ""),
     ],
 )
 def test_odd_but_lawful_values_train_or_stop_with_one_line(
@@ -498,58 +515,65 @@ def test_the_command_itself_refuses_with_one_line(place):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert go(folder)[0] == 0
+    return folder / "run"
+
+
+def go(place, *more):
+    words = [LINEAR, "--steps=2", "--eval_every=2", "--quiet"]
+    return run([*words, f"--workdir={place / 'run'}", *more])
+
+
 class TestDamagedRunDirectory:
     """What a run reads back of its own."""
 
-    def go(self, place, *more):
-        words = [LINEAR, "--steps=2", "--eval_every=2", "--quiet", "--workdir=run"]
-        return run([*words, *more])
-
-    def test_flags(self, place):
-        assert self.go(place)[0] == 0
-        for content in (b"\xff\xfe\0", b"", b"steps=3\n", b"--steps=x\n", b"--a=1\n"):
-            (place / "run" / "flags.cfg").write_bytes(content)
-            code, out, err, _ = self.go(place)
-            assert (code, out, len(err.splitlines())) == (1, "", 1)
-            assert "run/flags.cfg" in err
+    @pytest.fixture
+    def place(self, finished, tmp_path):
+        shutil.copytree(finished, tmp_path / "run")
+        return tmp_path
 
     @pytest.mark.parametrize(
-        "content", [b"\xff\xfe\0", b"", b"{}", b"[]", b"3", b'"steps"', b"[" * 100_000]
+        "content", [b"\xff\xfe\0", b"", b"steps=3\n", b"--steps=x\n", b"--a=1\n"]
     )
+    def test_flags_are_named(self, place, content):
+        (place / "run" / "flags.cfg").write_bytes(content)
+        code, out, err, _ = go(place)
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        assert "flags.cfg cannot be read" in err or "with other flags" in err
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe\0", b"{}", b"[" * 100_000])
     def test_a_summary_is_written_again(self, place, content):
-        assert self.go(place)[0] == 0
         summary = place / "run" / "summary.json"
         whole = json.loads(summary.read_text())
         summary.write_bytes(content)
-        assert self.go(place)[0] == 0
+        assert go(place)[0] == 0
         assert json.loads(summary.read_text())["measures"] == whole["measures"]
 
-    @pytest.mark.parametrize(
-        "content", [b"\xff\xfe\0", b"", b"[" * 100_000, b"{}", b"3"]
-    )
+    @pytest.mark.parametrize("content", [b"\xff\xfe\0", b"[" * 100_000, b"{}"])
     def test_sizes_are_named(self, place, content):
-        assert self.go(place)[0] == 0
         (place / "run" / "sizes.json").write_bytes(content)
-        code, _, err, _ = self.go(place, "--steps=3")
+        code, _, err, _ = go(place, "--steps=3")
         assert (code, len(err.splitlines())) == (1, 1)
         assert "sizes.json" in err or "the data changed" in err
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            b"\xff\xfe\0\n",
+    def test_a_log_loses_the_lines_that_are_damaged(self, place):
+        damaged = [
+            b"\xff\xfe\0",
             b"",
-            b'{"step": 1, "name": 5, "value": 1}\n',
-            b'{"step": 1, "name": "loss", "value": "x"}\n',
-            b'{"step": true, "name": "loss", "value": [1]}\n',
-            b'{"step": 1}\n[]\n3\nnull\n',
-            b"[" * 100_000 + b"\n",
-        ],
-    )
-    def test_a_log_loses_the_lines_that_are_damaged(self, place, content):
-        assert self.go(place)[0] == 0
+            b'{"step": 1, "name": 5, "value": 1}',
+            b'{"step": 1, "name": "loss", "value": "x"}',
+            b'{"step": true, "name": "loss", "value": [1]}',
+            b'{"step": 1}',
+            b"[]",
+            b"null",
+            b"[" * 100_000,
+        ]
         log = place / "run" / "metrics.jsonl"
-        log.write_bytes(content + log.read_bytes())
-        assert self.go(place, "--steps=3")[0] == 0
+        log.write_bytes(b"\n".join(damaged) + b"\n" + log.read_bytes())
+        assert go(place, "--steps=3")[0] == 0
         for line in log.read_text().splitlines():
-            assert isinstance(json.loads(line)["name"], str)
+            assert json.loads(line)["name"] not in (5, "loss")
