@@ -1,5 +1,6 @@
 """The tasks by name: where each lives and what it does. Imports none of them."""
 
+import dataclasses
 import difflib
 import importlib
 
@@ -27,11 +28,15 @@ def find(name: str) -> type:
             "(a task of your own is named module:Class)"
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+        task = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the module does when it is imported
         if name in TASKS:
             raise
-        raise ValueError(f"--task={name!r} cannot be found: {error}") from error
+        raise ValueError(f"--task={name!r} cannot be found: {error!r}") from error
+    fitting = isinstance(task, type) and dataclasses.is_dataclass(task)
+    if not fitting or not hasattr(task, "streams"):
+        raise ValueError(f"--task={name!r} is no task (docs/adding_a_task.md)")
+    return task
 
 
 def name_of(cls: type) -> str:

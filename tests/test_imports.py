@@ -97,10 +97,7 @@ def test_importing_a_package_is_quick_because_it_imports_no_jax(package):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_nothing_is_unpickled_and_tensorflow_is_never_imported():
+def test_tensorflow_and_torch_are_never_imported():
     for name, tree in modules():
         for target in imported(name, tree):
-            assert target.split(".")[0] not in ("pickle", "tensorflow", "torch"), name
-        for node in ast.walk(tree):
-            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-                assert getattr(node.value, "value", None) is False, name
+            assert target.split(".")[0] not in ("tensorflow", "torch"), name

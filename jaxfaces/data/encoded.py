@@ -1,10 +1,8 @@
-"""Labelled images as they are stored: digits, image folders, TFDS directories."""
+"""Labelled images as they are stored, before decoding: digits and image folders."""
 
 import dataclasses
 import functools
 import io
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,30 +13,53 @@ from PIL import Image
 from jaxfaces.data import images
 from jaxfaces.data.errors import DataError
 
-VARIABLE = "JAXFACES_DATA"
-
-_PREPARE = (
-    "python -m jaxfaces.data.prepare --dataset={name} --source=DIR --data_dir=DIR"
-)
-_ARCHIVES = {
-    "cub200": "CUB_200_2011.tgz from the Caltech data archive",
-    "cars196": "car_ims.tgz and cars_annos.mat of Stanford Cars",
-    "sop": "Stanford_Online_Products.zip from Stanford's CVGL",
-    "inshop": "the In-shop Clothes Retrieval Benchmark of DeepFashion",
-    "omniglot_retrieval": "images_background.zip and images_evaluation.zip from "
-    "https://github.com/brendenlake/omniglot",
-    "caltech101_retrieval": "101_ObjectCategories.tar.gz from the Caltech data archive",
-}
+# Labels travel as int32.
+MOST = 2**31 - 1
 
 
 class Example(NamedTuple):
-    """One labelled image before decoding; `where` names it in messages."""
+    """One labelled image before decoding.
 
-    image: bytes | Path
+    Attributes:
+      image: an encoded image, the path of one, or (H, W[, C]) uint8 pixels.
+      label: its class.
+      where: names it in messages.
+      class_name: name of its class, "" where only the data set knows it.
+      role: "query", "gallery" or "".
+      fault: what is wrong with it as stored; "" where nothing is. A faulty example has
+        neither image nor label.
+    """
+
+    image: bytes | Path | np.ndarray
     label: int
     where: str
     class_name: str = ""
     role: str = ""
+    fault: str = ""
+
+
+def faulty(where: str, fault: str) -> Example:
+    """An example that cannot be used; `fault` says why."""
+    return Example(b"", 0, where, fault=fault)
+
+
+def label_fault(label: Any, classes: int = 0) -> str:
+    """What is wrong with a stored label; "" where nothing is.
+
+    Args:
+      label: what was stored, of any type.
+      classes: how many there are; 0 where any label from 0 on is one.
+
+    Returns:
+      The fault in words.
+    """
+    kind = np.asarray(label).dtype
+    if np.ndim(label) or not np.issubdtype(kind, np.integer):
+        return f"the label {str(label)[:40]!r} is no whole number"
+    last = classes - 1 if classes else MOST
+    if not 0 <= int(label) <= last:
+        return f"the label {label} is not in 0 … {last}"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,122 +153,3 @@ def image_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
     )
-
-
-def versions(folder: Path) -> list[Path]:
-    """The complete versions of a TFDS data set in `folder`, oldest first."""
-    found = [
-        path.parent
-        for path in folder.glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
-    ]
-    return sorted(found, key=lambda path: tuple(map(int, path.name.split("."))))
-
-
-def find(name: str, data_dir: str) -> Path:
-    """The newest version of the TFDS data set `name`.
-
-    Args:
-      name: folder of the data set, for instance "cifar10".
-      data_dir: where to look: here and in the sub-folder tfds; empty stands for the
-        environment variable JAXFACES_DATA.
-
-    Returns:
-      The path of the version's directory.
-
-    Raises:
-      DataError: it is not there; the message has the command that obtains it.
-    """
-    root = data_dir or os.environ.get(VARIABLE, "")
-    if not root:
-        raise DataError(
-            f"where is the data set {name}? Give --data_dir=DIR or set {VARIABLE}. "
-            + how_to_obtain(name)
-        )
-    places = [Path(root) / name, Path(root) / "tfds" / name]
-    for place in places:
-        if found := versions(place):
-            return found[-1]
-    raise DataError(
-        f"the data set {name} is not in {places[0]}/VERSION nor {places[1]}/VERSION. "
-        + how_to_obtain(name)
-    )
-
-
-def how_to_obtain(name: str) -> str:
-    """The sentence that tells a user how to get the data set `name`."""
-    if name in _ARCHIVES:
-        command = _PREPARE.format(name=name)
-        return (
-            f"To obtain it, download {_ARCHIVES[name]}, extract it, then run: {command}"
-        )
-    return (
-        "To obtain it, run: pip install tensorflow; "
-        f"tfds build {name} --file_format=array_record --data_dir=DIR"
-    )
-
-
-def from_tfds(directory: Path, split: str) -> Encoded:
-    """A split of a TFDS directory in array_record format; needs no TensorFlow.
-
-    Args:
-      directory: `NAME/VERSION`, with the features `image` and `label` and perhaps
-        `class_name`, `role` and `file`.
-      split: a split or a slice of one, such as "train" or "train[:80%]".
-
-    Returns:
-      The examples in stored order.
-
-    Raises:
-      DataError: the directory cannot be read so.
-    """
-    import tensorflow_datasets as tfds
-
-    title = f"{directory.parent.name}/{directory.name}"
-    try:
-        builder = tfds.builder_from_directory(directory)
-        features = builder.info.features
-        lacking = {"image", "label"} - set(features)
-        if lacking:
-            raise DataError(
-                f"{title} has no feature {lacking.pop()!r}, only {', '.join(features)}"
-            )
-        skip = {"image": tfds.decode.SkipDecoding()}
-        data = builder.as_data_source(split, decoders=skip)
-        length = len(data)
-    except NotImplementedError as error:
-        raise DataError(
-            f"{title} is not in array_record format. {how_to_obtain(title)}"
-        ) from error
-    except DataError:
-        raise
-    # What a damaged directory raises is up to tfds, json and array_record.
-    except Exception as error:
-        raise DataError(f"cannot open split {split!r} of {title}: {error}") from error
-    names = getattr(features["label"], "names", None)
-    fetch = functools.partial(_records, data, f"of {title} {split}")
-    return Encoded(length, fetch, tuple(names) if names else None)
-
-
-def _records(data: Any, title: str, rows: np.ndarray) -> list[Example]:
-    try:
-        records = data.__getitems__([int(row) for row in rows])
-    except Exception as error:
-        raise DataError(
-            f"cannot read records {rows[0]} … {rows[-1]} {title}: {error}"
-        ) from error
-    return [
-        _example(record, f"record {row} {title}") for row, record in zip(rows, records)
-    ]
-
-
-def _example(record: dict, where: str) -> Example:
-    # A shard that was cut short gives records without content, not an error.
-    if record["image"] is None or record["label"] is None:
-        raise DataError(f"{where} is empty: the file was cut short or damaged")
-    file, class_name, role = (
-        (record.get(name) or b"").decode("utf-8", "replace")
-        for name in ("file", "class_name", "role")
-    )
-    where = f"{where} ({file})" if file else where
-    return Example(record["image"], int(record["label"]), where, class_name, role)

@@ -6,3 +6,7 @@ class DataError(ValueError):
 
     The message says what was looked for, what was found and what to do.
     """
+
+
+class ExampleError(DataError):
+    """One example cannot be used; the message says why, not which one."""

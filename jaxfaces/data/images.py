@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jaxfaces.data.errors import DataError
+from jaxfaces.data.errors import ExampleError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM")
 SUFFIXES = frozenset(".png .jpg .jpeg .gif .bmp .webp .ppm .pgm .pbm .pnm".split())
@@ -18,6 +19,9 @@ FITS = ("warp", "pad", "crop")
 # Trimming of white margins as in the released code of Ranked List Loss.
 WHITE = 250
 MARGIN = 15
+
+# Pillow warns on stderr of what is refused or repaired here anyway.
+warnings.filterwarnings("ignore", module=r"PIL\b")
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -31,15 +35,15 @@ _UPRIGHT = {
 }
 
 
-class ImageError(DataError):
+class ImageError(ExampleError):
     """One image cannot be decoded; the message says why, not which image."""
 
 
-def check(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+def check(data: bytes | Path | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> None:
     """Reads an image's header only: quick, and blind to damage further on.
 
     Args:
-      data: an encoded image or the path of one.
+      data: an encoded image, the path of one, or (H, W[, C]) uint8 pixels.
       max_pixels: largest width times height allowed.
 
     Raises:
@@ -50,7 +54,10 @@ def check(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def decode(
-    data: bytes | Path, *, grey: bool = False, max_pixels: int = MAX_PIXELS
+    data: bytes | Path | np.ndarray,
+    *,
+    grey: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Decodes an untrusted image to 8-bit grey or RGB, the right way up.
 
@@ -58,7 +65,8 @@ def decode(
     by 257, and of an animation the first frame is taken.
 
     Args:
-      data: an encoded image or the path of one, in one of `FORMATS`.
+      data: an encoded image in one of `FORMATS`, the path of one, or (H, W[, C])
+        uint8 pixels, C one of 1, 2, 3, 4 (grey, RGB, with alpha).
       grey: give one channel (ITU-R 601 luma) and not three.
       max_pixels: largest width times height allowed, checked before decoding.
 
@@ -76,11 +84,10 @@ def decode(
 
 
 @contextlib.contextmanager
-def _opened(data: bytes | Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(data: bytes | Path | np.ndarray, max_pixels: int) -> Iterator[Image.Image]:
     """Opens an image and turns whatever goes wrong meanwhile into `ImageError`."""
-    stream = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
-        with Image.open(stream, formats=FORMATS) as image:
+        with _open(data) as image:
             if not 0 < image.width * image.height <= max_pixels:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels, allowed are 1 to "
@@ -97,6 +104,16 @@ def _opened(data: bytes | Path, max_pixels: int) -> Iterator[Image.Image]:
     # struct.error, IndexError, DecompressionBombError …
     except Exception as error:
         raise ImageError(f"damaged image ({error})") from error
+
+
+def _open(data: bytes | Path | np.ndarray) -> Image.Image:
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data[..., 0] if data.shape[2:] == (1,) else data)
+    if isinstance(data, bytes):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    if data.exists() and not data.is_file():
+        raise ImageError("not a file")  # reading a pipe would wait for ever
+    return Image.open(data, formats=FORMATS)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -178,7 +195,7 @@ def fit(image: Image.Image, size: int, how: str = "warp") -> Image.Image:
 
 
 def load(
-    data: bytes | Path,
+    data: bytes | Path | np.ndarray,
     *,
     size: int = 0,
     how: str = "warp",
@@ -188,7 +205,7 @@ def load(
     """Decodes an untrusted image and fits it to a square.
 
     Args:
-      data: an encoded image or the path of one.
+      data: see `decode`.
       size: side of the square in pixels, 0 to keep the image's own size.
       how: see `fit`.
       trim: cut white margins first, see `trim_white`.

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxfaces.data import builders, encoded, layouts
+from jaxfaces.data import array_records, builders, layouts
 from jaxfaces.data.errors import DataError
 
 # The stored stand-in for fine-grained photographs is small on purpose.
@@ -67,7 +67,7 @@ def _define() -> flags.FlagValues:
         "dataset", None, list(layouts.LAYOUTS), "The layout.", flag_values=values
     )
     common("source", "The folder that holds the extracted collection.")
-    common("data_dir", f"Where data sets live; ${encoded.VARIABLE} by default.")
+    common("data_dir", f"Where data sets live; ${array_records.VARIABLE} by default.")
     common("name", "Name of the new data set; that of --dataset by default.")
     flags.DEFINE_float(
         "test_fraction",
@@ -100,9 +100,9 @@ def _prepare(values: flags.FlagValues) -> tuple[str, dict[str, int], Path]:
     """Checks the flags and writes; returns name, images a split, and where."""
     if values.dataset is None:
         raise DataError(f"--dataset is one of {', '.join(layouts.LAYOUTS)}")
-    data_dir = values.data_dir or os.environ.get(encoded.VARIABLE, "")
+    data_dir = values.data_dir or os.environ.get(array_records.VARIABLE, "")
     if not data_dir:
-        raise DataError(f"give --data_dir=DIR or set {encoded.VARIABLE}")
+        raise DataError(f"give --data_dir=DIR or set {array_records.VARIABLE}")
     source = Path(values.source)
     if not values.source or not source.is_dir():
         raise DataError(f"--source={values.source!r} is no folder")

@@ -22,6 +22,7 @@ class Stream:
       examples: number of rows.
       classes: number of classes, 0 where there are none.
       sweep: number of batches that cover every row once.
+      skipped: number of bad examples that were left out.
     """
 
     plan: Plan
@@ -29,6 +30,7 @@ class Stream:
     examples: int
     classes: int
     sweep: int
+    skipped: int = 0
 
 
 def load_batch(

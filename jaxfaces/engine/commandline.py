@@ -13,12 +13,11 @@ from absl import flags, logging
 
 from jaxfaces import registry
 from jaxfaces.engine import config as config_lib
+from jaxfaces.engine import flagfiles
+from jaxfaces.engine.errors import Interrupted, RunError, UsageError
 
+MOST_TEXT = 1000
 HELP = ("-h", "--h", "-help", "--help", "--helpshort", "--helpfull")
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood; the message says what to do."""
 
 
 class _Parser(flags.ArgumentParser):
@@ -55,23 +54,14 @@ def parse(
     Raises:
       UsageError: a flag is unknown, missing, malformed or out of range.
     """
-    try:
-        words = flags.FlagValues().read_flags_from_files(
-            list(arguments), force_gnu=False
-        )
-    except (flags.Error, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the flagfile: {error}") from error
+    words = flagfiles.expand(arguments)
     parts = dict(configs)
     if with_task:
-        name = _last(words, "task")
+        name, words = _take(words, "task")
         if not name:
             names = ", ".join(registry.TASKS)
             raise UsageError(f"--task=NAME is missing; choose one of: {names}")
-        words = [word for word in words if not _names(word, "task")]
-        try:
-            parts["task"] = registry.find(name)()
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        parts["task"] = _task(name)
     values = _values(words, parts)
     try:
         built = {
@@ -82,28 +72,40 @@ def parse(
     return {key: built[key] for key in configs}, built.get("task")
 
 
+def _task(name: str) -> Any:
+    """The task of that name with its defaults."""
+    try:
+        task = registry.find(name)()
+        config_lib.knobs(task)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    return task
+
+
 def _values(words: Sequence[str], parts: Mapping[str, Any]) -> dict[str, dict]:
     """Values of the flags that were given, by configuration and flag."""
     values = flags.FlagValues()
-    owner = {}
+    owner: dict[str, str] = {}
     for key, part in parts.items():
         for knob in config_lib.knobs(part):
             if knob.flag in owner:
-                raise TypeError(f"two knobs are called {knob.flag!r}")
+                raise UsageError(f"{knob.flag!r} is a flag of {owner[knob.flag]} too")
             owner[knob.flag] = key
             _define(knob, values)
     try:
+        if any(_names(word, "undefok") for word in words):  # absl's, which hides errors
+            raise flags.UnrecognizedFlagError("undefok")
         rest = values(["", *words])
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, owner, 3, 0.6)
         hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
+        if " " in error.flagname:
+            hint = " (a flagfile has one --name=value a line)"
         raise UsageError(f"unknown flag --{error.flagname}{hint}") from error
     except flags.IllegalFlagValueError as error:
-        head, _, reason = str(error).partition(": ")
-        if "Non-boolean" in reason:  # absl's own words for a bool name no flag
-            reason = head.removeprefix("flag ") + " must be true or false"
-        raise UsageError(reason) from error
-    except flags.Error as error:
+        # absl puts the flag before the words of the knob, which name it already.
+        raise UsageError(str(error.__context__ or error)) from error
+    except (flags.Error, ValueError) as error:
         raise UsageError(str(error)) from error
     if rest[1:]:
         raise UsageError(f"not a flag: {rest[1]!r} (a flag is written --name=value)")
@@ -115,22 +117,31 @@ def _values(words: Sequence[str], parts: Mapping[str, Any]) -> dict[str, dict]:
 
 
 def _define(knob: config_lib.Knob, values: flags.FlagValues) -> None:
-    if knob.kind is bool and not knob.many and not knob.optional:
-        flags.DEFINE_boolean(knob.flag, knob.default, knob.help, flag_values=values)
-    else:
-        flags.DEFINE(
-            _Parser(knob), knob.flag, knob.default, knob.help, flag_values=values
-        )
+    flag: flags.Flag = flags.Flag(
+        _Parser(knob),
+        None,
+        knob.flag,
+        knob.default,
+        knob.help,
+        boolean=knob.kind is bool and not knob.many and not knob.optional,
+    )
+    flags.DEFINE_flag(flag, values)
 
 
 def _names(word: str, flag: str) -> bool:
-    return word.lstrip("-").partition("=")[0] == flag and word.startswith("-")
+    return word.partition("=")[0] in (f"--{flag}", f"-{flag}")
 
 
-def _last(words: Sequence[str], flag: str) -> str | None:
-    """The value of the last `--flag=value` among words."""
-    given = [word.partition("=")[2] for word in words if _names(word, flag)]
-    return given[-1] if given else None
+def _take(words: Sequence[str], flag: str) -> tuple[str, list[str]]:
+    """The value of the last `--flag=value` or `--flag value`, and the other words."""
+    value, rest = "", []
+    left = iter(words)
+    for word in left:
+        if _names(word, flag):
+            value = word.partition("=")[2] if "=" in word else next(left, "")
+        else:
+            rest.append(word)
+    return value, rest
 
 
 def describe(configs: Mapping[str, Any]) -> str:
@@ -184,8 +195,6 @@ def guarded(command: Callable[[], None]) -> int:
 
     A fault of the program keeps its traceback, and JAXFACES_DEBUG=1 shows all of them.
     """
-    from jaxfaces.engine.errors import Interrupted, RunError
-
     logging.set_verbosity(logging.ERROR)  # orbax and tfds talk a lot
     try:
         command()
@@ -193,14 +202,26 @@ def guarded(command: Callable[[], None]) -> int:
         return fail(error, 128 + error.signal)
     except KeyboardInterrupt:
         return fail(RunError("stopped at once; the newest checkpoint is whole"), 130)
-    except (RunError, ValueError, OSError) as error:
+    except (RunError, ValueError, OSError, MemoryError) as error:
         if os.environ.get("JAXFACES_DEBUG"):
             raise
         return fail(error, 1)
+    except RuntimeError as error:
+        # What XLA says where a device has too little memory.
+        if "RESOURCE_EXHAUSTED" not in str(error) or os.environ.get("JAXFACES_DEBUG"):
+            raise
+        return fail(MemoryError(str(error).splitlines()[0]), 1)
     return 0
 
 
 def fail(error: Exception, code: int) -> int:
     """Prints an error as one line on standard error; returns `code`."""
-    print(f"jaxfaces: {' '.join(str(error).split())}", file=sys.stderr)
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        text = f"out of memory, make batches or images smaller. {text}"
+    if len(text) > MOST_TEXT:
+        text = f"{text[: MOST_TEXT // 2]} … {text[-MOST_TEXT // 2 :]}"
+    # What a file or a user wrote may steer a terminal.
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print(f"jaxfaces: {text}", file=sys.stderr)
     return code

@@ -5,8 +5,16 @@ import difflib
 import math
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+# Beyond these, numbers would not travel in 32 bits.
+MOST = {int: 2**31 - 1, float: 3.4e38}
+# Control characters, halves of a surrogate pair, separators of lines and paragraphs:
+# a flagfile could not hold them.
+_UNFIT = frozenset(("Cc", "Cs", "Zl", "Zp"))
+_TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
 
 
 def knob(
@@ -25,7 +33,7 @@ def knob(
         or None where the annotation allows it.
       help: one line for --help.
       lower: smallest allowed number (of every item of a tuple).
-      upper: largest allowed number.
+      upper: largest allowed number; in any case numbers must fit into 32 bits.
       choices: allowed strings.
       runtime: True if the value cannot change a run's result, so that a run may be
         resumed with another.
@@ -86,9 +94,9 @@ class Knob:
         text = text.strip()
         if self.kind is bool:
             lowered = text.lower()
-            if lowered not in ("true", "false", "1", "0", "yes", "no"):
+            if lowered not in _TRUE + _FALSE:
                 raise ValueError(f"--{self.flag} must be true or false, got {text!r}")
-            return lowered in ("true", "1", "yes")
+            return lowered in _TRUE
         if self.kind is str:
             return text
         try:
@@ -124,11 +132,16 @@ class Knob:
                 f"--{self.flag} must be of type {self.kind.__name__}, got {value!r}"
             )
         if isinstance(value, str):
-            self._check_choice(value)
+            self._check_text(value)
         else:
             self._check_range(value)
 
-    def _check_choice(self, value: str) -> None:
+    def _check_text(self, value: str) -> None:
+        unfit = [c for c in value if unicodedata.category(c) in _UNFIT]
+        if unfit:
+            raise ValueError(
+                f"--{self.flag} may not hold the character {ascii(unfit[0])}"
+            )
         if self.choices and value not in self.choices:
             near = difflib.get_close_matches(value, self.choices, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -136,11 +149,14 @@ class Knob:
             raise ValueError(f"--{self.flag}={value!r} is none of: {options}{hint}")
 
     def _check_range(self, value: Any) -> None:
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{self.flag} must be a finite number, got {value}")
         low = self.lower is not None and value < self.lower
         if low or (self.upper is not None and value > self.upper):
             raise ValueError(f"--{self.flag}={value} is not {self.range()}")
+        most = MOST.get(self.kind)
+        if most is not None and abs(value) > most:
+            raise ValueError(f"--{self.flag} must be within ±{most}, got {value}")
 
     def range(self) -> str:
         """The allowed values in words, '' where anything of the type is allowed."""

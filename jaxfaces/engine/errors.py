@@ -1,6 +1,10 @@
 """Errors of a run whose message tells its user what to do."""
 
 
+class UsageError(ValueError):
+    """A command line that cannot be understood; the message says what to do."""
+
+
 class RunError(RuntimeError):
     """A run that cannot begin or go on."""
 

@@ -95,11 +95,17 @@ def read(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if isinstance(record, dict) and _is_record(record):
             records.append(record)
     return records
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    step, name, value = (record.get(key) for key in ("step", "name", "value"))
+    fits = isinstance(step, int) and isinstance(name, str)
+    return fits and (value is None or isinstance(value, int | float))
 
 
 def _cut(path: Path, lines: int) -> int:

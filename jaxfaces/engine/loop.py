@@ -55,6 +55,7 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
     config.check(task)
     evaluation.parse_monitor(task.monitor)
     if options.compile_cache:
+        Path(options.compile_cache).mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", options.compile_cache)
     folder = RunDir(Path(workdir))
     folder.make()

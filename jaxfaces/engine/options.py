@@ -14,7 +14,10 @@ class Options:
     )
     data_seed: int = knob(-1, "Seed of the order of the data; -1 is --seed.", lower=-1)
     parallel_seeds: int = knob(
-        1, "Train this many seeds at once, from --seed on, on shared batches.", lower=1
+        1,
+        "Train this many seeds at once, from --seed on, on shared batches.",
+        lower=1,
+        upper=1024,
     )
     devices: int = knob(0, "How many devices share a batch; 0 is all.", lower=0)
     schedule_steps: int = knob(
@@ -51,10 +54,14 @@ class Options:
         runtime=True,
     )
     workers: int = knob(
-        0, "Processes that read data; 0 reads in threads.", lower=0, runtime=True
+        0,
+        "Processes that read data; 0 reads in threads.",
+        lower=0,
+        upper=256,
+        runtime=True,
     )
-    threads: int = knob(2, "Threads that read data.", lower=1, runtime=True)
-    prefetch: int = knob(4, "Batches to read ahead.", lower=1, runtime=True)
+    threads: int = knob(2, "Threads that read data.", lower=1, upper=256, runtime=True)
+    prefetch: int = knob(4, "Batches to read ahead.", lower=1, upper=1024, runtime=True)
     compile_cache: str = knob(
         "", "Folder that keeps compiled programs between runs.", runtime=True
     )
@@ -67,7 +74,7 @@ class Options:
         """Checks what one knob cannot."""
         if self.profile:
             start, _, count = self.profile.partition(":")
-            if not (start.isdigit() and count.isdigit() and int(count) > 0):
+            if not (start.isdecimal() and count.isdecimal() and int(count) > 0):
                 raise ValueError(
                     f"--profile must be START:COUNT, two whole numbers such as 20:5, "
                     f"got {self.profile!r}"

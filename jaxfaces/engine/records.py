@@ -34,6 +34,8 @@ class Records:
         self.progress, self.meta = progress, meta
         self._program, self._options = parts.program, parts.options
         self.validation = parts.evaluation_streams("validation")
+        read = {"train": parts.streams, "validation": self.validation}
+        self._left_out = report.left_out(**read)
 
     def evaluate(self, step: int, tree: Mapping[str, Any]) -> None:
         """Measures the validation split, keeps the best parameters, draws pictures."""
@@ -71,7 +73,9 @@ class Records:
         """Measures the test split if asked to, and writes the summary."""
         test = self._test(step, tree["state"]) if self._options.test else {}
         report.draw(self.folder.figures, {}, self.log.records())
-        summary = report.summarize(self.parts, self.meta, test, tree["health"])
+        summary = report.summarize(
+            self.parts, self.meta, test, tree["health"], self._left_out
+        )
         report.write(self.folder.summary, summary)
         return summary
 
@@ -81,6 +85,7 @@ class Records:
         if not streams:
             self.warn("--test is set, but the task has no test split")
             return {}
+        self._left_out |= report.left_out(test=streams)
         first = self._program.init(self.parts.first_batch())
         found = {
             "test_initial": self._measure(first, streams),

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxfaces import registry
+from jaxfaces.data.streams import Stream
 from jaxfaces.engine.assembly import Assembly
 from jaxfaces.engine.files import write_text
 from jaxfaces.engine.health import Health
@@ -40,6 +41,7 @@ def greeting(parts: Assembly, folder: Path, step: int, steps: int) -> str:
     data = ", ".join(
         f"{name}: {examples:,} examples"
         + (f" of {classes:,} classes" if classes else "")
+        + _bad(parts.streams[name].skipped)
         for name, (examples, classes) in parts.sizes.items()
     )
     device = parts.program.mesh.devices.flat[0].device_kind
@@ -48,6 +50,22 @@ def greeting(parts: Assembly, folder: Path, step: int, steps: int) -> str:
     return (
         f"{task} in {folder}: {where} on {parts.program.mesh.size} × {device}; {data}"
     )
+
+
+def _bad(skipped: int) -> str:
+    return f" ({skipped:,} bad left out)" if skipped else ""
+
+
+def left_out(**splits: Mapping[str, Stream]) -> dict[str, int]:
+    """How many bad examples the streams of each split left out, where they did."""
+    found = {}
+    for split, streams in splits.items():
+        for name, stream in streams.items():
+            # A stream of "train" goes by its name alone, as in sizes.json.
+            full = split if len(streams) == 1 else f"{split}/{name}"
+            if stream.skipped:
+                found[name if split == "train" else full] = stream.skipped
+    return found
 
 
 def line(where: int | str, measures: Mapping[str, float]) -> str:
@@ -75,8 +93,17 @@ def summarize(
     meta: Mapping[str, Any],
     test: Mapping[str, Sequence[Mapping]],
     health: Health,
+    left_out: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The content of summary.json; `test` holds measures of test splits by name."""
+    """The content of summary.json.
+
+    Args:
+      parts: the run.
+      meta: what its checkpoint remembers.
+      test: measures of test splits by name.
+      health: steps that were skipped and seeds that gave up.
+      left_out: bad examples by stream.
+    """
     skipped, failed = np.atleast_1d(health.skipped), np.atleast_1d(health.failed)
     seconds = meta["seconds"]
     measures = {
@@ -93,6 +120,7 @@ def summarize(
         "best": meta["best"],
         "seconds": round(seconds, 2),
         "examples": meta["examples"],
+        "skipped_examples": dict(left_out),
         "examples_per_second": round(meta["examples"] / max(seconds, 1e-9), 2),
         "skipped_steps": int(skipped.sum()),
         "failed_seeds": [parts.options.seed + int(i) for i in np.flatnonzero(failed)],
@@ -125,6 +153,8 @@ def closing(summary: Mapping[str, Any], workdir: str) -> str:
         best = summary["best"]
         found = f"{best['measure']} {best['value']:.4f}"
         lines.append(f"{'best validation':<20}{found} at step {best['step']}")
+    for name, count in summary.get("skipped_examples", {}).items():
+        lines.append(f"{name:<20}{count:,} bad examples left out")
     lines.append(
         f"{summary['steps']:,} steps in {summary['seconds']:.0f} s, "
         f"{summary['examples_per_second']:.0f} examples/s; "

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxfaces.engine import commandline, config
+from jaxfaces.engine import commandline, config, flagfiles
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.files import TEMPORARY, write_text
 from jaxfaces.engine.options import Options
@@ -125,8 +125,12 @@ class RunDir:
         """The summary, if the run has one and it is of its last step."""
         if not self.summary.exists() or not saved or saved[-1] < steps:
             return None
-        summary = json.loads(self.summary.read_text(encoding="utf-8"))
-        return summary if summary["steps"] == steps else None
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            whole = summary["steps"] == steps and "measures" in summary
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None  # damaged: the last checkpoint gives it again
+        return summary if whole else None
 
     def read(self, task_class: type | None = None) -> tuple[Any, Options]:
         """The task and options of the run.
@@ -148,8 +152,7 @@ class RunDir:
     def _read(self, task_class: type | None) -> tuple[Any, Options]:
         configs = {"options": Options()}
         if task_class is not None:
-            lines = self.flags.read_text(encoding="utf-8").splitlines()
-            words = [line for line in lines if line.startswith("--")]
+            words = flagfiles.expand([f"--flagfile={self.flags}"])
             words = [word for word in words if not word.startswith("--task=")]
             configs["task"] = task_class()
             built, _ = commandline.parse(words, configs, with_task=False)
@@ -189,7 +192,13 @@ class RunDir:
         """
         now = {name: list(pair) for name, pair in sizes.items()}
         if self.begun and self.sizes.exists():
-            then = json.loads(self.sizes.read_text(encoding="utf-8"))
+            try:
+                then = json.loads(self.sizes.read_text(encoding="utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise RunError(
+                    f"{self.sizes} is damaged ({error}); remove it to go on with the "
+                    f"data as they are now, {now}"
+                ) from error
             if then != now:
                 raise RunError(
                     f"the data changed since {self.folder} was begun: streams had "

@@ -27,7 +27,7 @@ class ImageAugmentation:
         choices=("random", "resized"),
     )
     crop_size: int = knob(
-        0, "Side of the network's input; 0 is the whole image.", lower=0
+        0, "Side of the network's input; 0 is the whole image.", lower=0, upper=8192
     )
 
     def train(self, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfaces.data import folds, made_up, miniature, sources
+from jaxfaces.data import folds, made_up, miniature, npz, sources
 from jaxfaces.data.sources import Source
 from jaxfaces.engine.config import knob
 
@@ -20,14 +20,17 @@ class ImageData:
     """A data set of labelled images; a task nests it to get its flags."""
 
     dataset: str = knob(
-        "digits", "digits, made_up, folder:PATH, or the name of a prepared data set."
+        "digits",
+        "digits, made_up, folder:PATH, npz:FILE, or the name of a prepared data set.",
     )
     data_dir: str = knob(
         "",
         "Folder that holds prepared data sets; empty is $JAXFACES_DATA.",
         runtime=True,
     )
-    image_size: int = knob(0, "Side of the stored images; 0 is their own.", lower=0)
+    image_size: int = knob(
+        0, "Side of the stored images; 0 is their own.", lower=0, upper=8192
+    )
     fit: str = knob(
         "warp",
         "To a square: warp, pad with white, or crop the centre.",
@@ -50,7 +53,9 @@ class ImageData:
         choices=("class", "image"),
     )
     on_bad_example: str = knob(
-        "error", "What to do with a damaged image.", choices=("error", "skip")
+        "error",
+        "Stop at a damaged image, record or label, or leave it out and count it.",
+        choices=sources.ON_BAD_EXAMPLE,
     )
 
     def split(self, name: str) -> Source | None:
@@ -88,7 +93,7 @@ class ImageData:
 @functools.lru_cache(maxsize=4)
 def _divided(data: ImageData, split: str) -> Source:
     """The training half (all but the test classes) or the test half of a data set."""
-    if data.dataset in ("digits", "made_up") or data.dataset.startswith("folder:"):
+    if not _stored_divided(data.dataset):
         whole = _load(data, "all")
         try:
             train, test = folds.split_classes(whole.labels, 1 - data.train_classes)
@@ -98,6 +103,14 @@ def _divided(data: ImageData, split: str) -> Source:
             ) from error
         return sources.subset(whole, train if split == "train" else test)
     return _load(data, split)
+
+
+def _stored_divided(dataset: str) -> bool:
+    """Whether a data set comes with a training and a test split of its own."""
+    if dataset.startswith("npz:"):
+        path = Path(dataset.removeprefix("npz:"))
+        return npz.is_divided(path, sources.MEMORY_LIMIT)
+    return dataset not in ("digits", "made_up") and not dataset.startswith("folder:")
 
 
 @functools.lru_cache(maxsize=2)

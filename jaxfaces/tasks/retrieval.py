@@ -70,28 +70,34 @@ class Retrieval:
     )
     augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
     backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
-    width: int = knob(0, "Features of its first stage; 0 is its own.", lower=0)
+    width: int = knob(
+        0, "Features of its first stage; 0 is its own.", lower=0, upper=4096
+    )
     pool: str = knob(
         "average",
         "Average its last map, or flatten it to keep positions.",
         choices=("average", "flatten"),
     )
-    embedding_size: int = knob(128, "Dimensions of the embedding.", lower=1)
+    embedding_size: int = knob(
+        128, "Dimensions of the embedding.", lower=1, upper=65536
+    )
     dtype: str = knob(
         "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
     )
     loss: str = knob("ranked_list", "Loss.", choices=("ranked_list", "contrastive"))
     ranked_list: RankedList = group(RankedList())
     contrastive: Contrastive = group(Contrastive())
-    classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1)
-    images_per_class: int = knob(4, "Images of each of them (K).", lower=1)
+    classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1, upper=65536)
+    images_per_class: int = knob(4, "Images of each of them (K).", lower=1, upper=65536)
     min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
     optimizer: Optimizer = group(Optimizer(), prefix="")
     head_lr_multiplier: float = knob(1.0, "Of the embedding layer.", lower=0.0)
-    eval_batch_size: int = knob(256, "Images embedded at once.", lower=1)
+    eval_batch_size: int = knob(256, "Images embedded at once.", lower=1, upper=65536)
     recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
     clustering: bool = knob(True, "Cluster the embeddings for NMI and F1 too.")
-    clustering_restarts: int = knob(1, "k-means runs, of which the best.", lower=1)
+    clustering_restarts: int = knob(
+        1, "k-means runs, of which the best.", lower=1, upper=1000
+    )
 
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
@@ -135,13 +141,15 @@ class Retrieval:
         )
         sweep = metric.epoch_batches(labels, self.classes_per_batch, self.min_images)
         classes = len(np.unique(labels))
-        return Stream(plan, read, len(labels), classes, sweep)
+        return Stream(plan, read, len(labels), classes, sweep, source.skipped)
 
     def _ordered(self, source: Source) -> Stream:
         size = self.eval_batch_size
         plan = streams.ordered_plan(len(source), size)
         sweep = streams.batches_to_cover(len(source), size)
-        return Stream(plan, source.read, len(source), source.classes, sweep)
+        return Stream(
+            plan, source.read, len(source), source.classes, sweep, source.skipped
+        )
 
     def _net(self) -> net.Net:
         module = embedder.make(

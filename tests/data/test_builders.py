@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from jaxfaces.data import builders, encoded, layouts, miniature, sources
+from jaxfaces.data import array_records, builders, layouts, miniature, sources
 from jaxfaces.data.errors import DataError
 
 
@@ -160,9 +160,9 @@ def test_the_stored_bytes_are_those_of_the_file(root, tmp_path):
     folder(root)
     paint(root / "a" / "0.png", colour=(1, 2, 3))
     builders.write(layouts.folder(root), root, name="made", data_dir=tmp_path)
-    stored = encoded.from_tfds(encoded.find("made", str(tmp_path)), "train")
+    stored = array_records.from_tfds(array_records.find("made", str(tmp_path)), "train")
     by_file = {
-        example.where.split("(")[1].rstrip(")"): example.image
+        example.where.rpartition(", ")[2]: example.image
         for example in stored.fetch(np.arange(stored.examples))
     }
     assert sorted(by_file) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
@@ -201,7 +201,7 @@ def test_the_shorter_side_is_reduced_and_the_aspect_kept(root, tmp_path):
     paint(root / "101_ObjectCategories" / "ant" / "0.jpg", size=(40, 30))
     entries = layouts.caltech101_retrieval(root)
     builders.write(entries, root, name="made", data_dir=tmp_path, shorter_side=80)
-    stored = encoded.from_tfds(encoded.find("made", str(tmp_path)), "train")
+    stored = array_records.from_tfds(array_records.find("made", str(tmp_path)), "train")
     arrays = [sources.images.load(e.image) for e in stored.fetch(np.arange(4))]
     shapes = sorted(array.shape for array in arrays)
     assert shapes == [(30, 40, 3)] + [(80, 100, 3)] * 3

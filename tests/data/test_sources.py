@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfaces.data import builders, encoded, sources
+from jaxfaces.data import array_records, builders, sources
 from jaxfaces.data.errors import DataError
 from jaxfaces.data.layouts import Entry
 from jaxfaces.data.made_up import made_up
@@ -182,7 +182,7 @@ def test_the_newest_complete_version_is_found(tmp_path):
         (tmp_path / "x" / version).mkdir(parents=True)
         if version != "11.0.0":
             (tmp_path / "x" / version / "dataset_info.json").write_text("{}")
-    assert encoded.find("x", str(tmp_path)).name == "10.0.1"
+    assert array_records.find("x", str(tmp_path)).name == "10.0.1"
 
 
 def test_a_missing_set_is_told_how_to_obtain(tmp_path, monkeypatch):

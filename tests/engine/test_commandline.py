@@ -49,7 +49,7 @@ def test_flagfiles_nest(tmp_path):
         ((TASK, "--steps=0"), "--steps=0 is not >= 1"),
         ((TASK, "--steps=x"), "--steps must be a whole number"),
         ((TASK, "--optimizer=adma"), "did you mean 'adam'"),
-        ((TASK, "--test=maybe"), "--test=maybe must be true or false"),
+        ((TASK, "--test=maybe"), "--test must be true or false, got 'maybe'"),
         ((TASK, "--milestones=5,3"), "--milestones must rise"),
         ((TASK, "--profile=x"), "--profile must be START:COUNT"),
         ((TASK, "steps=3"), "not a flag: 'steps=3'"),
