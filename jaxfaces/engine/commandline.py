@@ -195,7 +195,7 @@ def guarded(command: Callable[[], None]) -> int:
 
     A fault of the program keeps its traceback, and JAXFACES_DEBUG=1 shows all of them.
     """
-    logging.set_verbosity(logging.ERROR)  # orbax and tfds talk a lot
+    logging.set_verbosity(logging.FATAL)  # what orbax logs it raises as well
     try:
         command()
     except Interrupted as error:
