@@ -130,18 +130,30 @@ class Program:
         """Runs `phase.enter` before step number `n`."""
         return self._run(entering(phase), _entrance(phase), tree, {}, n)[0]
 
+    def lower(self, phase: Phase, tree: Mapping[str, Any], batch: Batch) -> Any:
+        """The program of a step, to compile and look into; shapes are enough."""
+        run = self._function(phase.name, phase.step, tree)
+        return run.lower(*self._arguments(phase.name, tree, batch, 0))
+
     def _run(
         self, name: str, function: Step, tree: Mapping[str, Any], batch: Batch, n: int
     ) -> tuple[dict[str, Any], jax.Array]:
+        run = self._function(name, function, tree)
+        state, well, sums, token = run(*self._arguments(name, tree, batch, n))
+        after = {**tree["totals"], name: sums}
+        return {"state": state, "health": well, "totals": after}, token
+
+    def _function(self, name: str, function: Step, tree: Mapping[str, Any]) -> Any:
         if name not in self._functions:
             places = jax.tree.map(lambda leaf: leaf.sharding, tree["state"])
             self._functions[name] = self._build(name, function, places)
-        state, well, sums, token = self._functions[name](
-            tree["state"], tree["health"], tree["totals"][name], batch, self.roots,
-            np.int32(n),
-        )  # fmt: skip
-        after = {**tree["totals"], name: sums}
-        return {"state": state, "health": well, "totals": after}, token
+        return self._functions[name]
+
+    def _arguments(
+        self, name: str, tree: Mapping[str, Any], batch: Batch, n: int
+    ) -> tuple[Any, ...]:
+        sums = tree["totals"][name]
+        return tree["state"], tree["health"], sums, batch, self.roots, np.int32(n)
 
     def state_of(self, state: Any, seed: int) -> Any:
         """The state of one of the seeds."""
