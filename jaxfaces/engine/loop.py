@@ -132,7 +132,8 @@ class _Run:
                 lines=self.meta["log"],
                 seeds=range(first, first + self.program.seeds),
             )
-        trace = Profiler(self.options.profile, self.folder.folder / "profile")
+        profile = self.options.profile if distributed.is_main() else ""
+        trace = Profiler(profile, self.folder.folder / "profile")
         with self.log, self.progress:
             self.records = Records(
                 self.parts, self.folder, self.log, self.progress, self.meta
