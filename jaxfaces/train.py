@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxfaces.engine import commandline, config
-from jaxfaces.engine.options import Options
+from jaxfaces.engine.options import Cluster, Options
 
 USAGE = """Trains a task and writes all it learns to a run directory.
 
@@ -29,7 +29,7 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (2 usage, 1 the run failed)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    configs = {"command": Command(), "options": Options()}
+    configs = {"command": Command(), "options": Options(), "cluster": Cluster()}
     try:
         if any(word in commandline.HELP for word in words):
             print(_help(words, configs))
@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise commandline.UsageError("--workdir=FOLDER is missing")
     except commandline.UsageError as error:
         return commandline.fail(error, 2)
-    return commandline.guarded(lambda: _train(built["command"], built["options"], task))
+    return commandline.guarded(lambda: _train(**built, task=task))
 
 
-def _train(command: Command, options: Options, task: object) -> None:
-    from jaxfaces.engine import loop, report
+def _train(command: Command, options: Options, cluster: Cluster, task: object) -> None:
+    from jaxfaces.engine import distributed, loop, report
     from jaxfaces.engine.errors import RunError
 
     settings = config.as_flags(options)
@@ -53,9 +53,10 @@ def _train(command: Command, options: Options, task: object) -> None:
         task = task.smoke()
         task = config.replace(task, {"steps": 2})
         settings |= {"eval_every": 2, "checkpoint_every": 1, "log_every": 1}
-    summary = loop.run(task, command.workdir, **settings)
-    if not options.quiet:
-        print(report.closing(summary, command.workdir))
+    with distributed.joined(cluster):
+        summary = loop.run(task, command.workdir, **settings)
+        if not options.quiet and distributed.is_main():
+            print(report.closing(summary, command.workdir))
 
 
 def _help(words: Sequence[str], configs: dict) -> str:
@@ -67,6 +68,7 @@ def _help(words: Sequence[str], configs: dict) -> str:
         "The command": configs["command"],
         f"Task {type(task).__name__}": task,
         "The engine": configs["options"],
+        "Several processes": configs["cluster"],
     }
     return USAGE + "\n" + commandline.describe(sections)
 

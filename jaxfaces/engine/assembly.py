@@ -46,11 +46,19 @@ class Assembly:
 
     def template(self) -> dict[str, Any]:
         """Shapes, types and places of what a checkpoint holds; computes nothing."""
-        placed = mesh.replicated(self.program.mesh)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
-            jax.eval_shape(self.start),
-        )
+        batch, phases = self.first_batch(), self.timeline.phases
+        shapes = jax.eval_shape(lambda: self.program.start(batch, phases))
+        whole = mesh.replicated(self.program.mesh)
+        places = {name: whole for name in shapes}
+        places["state"] = self.program.places(batch)
+
+        def shaped(place: Any, below: Any) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), below
+            )
+
+        # One place may stand for all leaves below it.
+        return jax.tree.map(shaped, places, shapes)
 
 
 def assemble(
@@ -88,6 +96,7 @@ def assemble(
         seeds=options.parallel_seeds,
         patience=options.patience,
         deterministic=options.deterministic,
+        shard_state=options.shard_state,
         warn=warn,
     )
     return Assembly(task, options, streams, sizes, timeline, program)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxfaces.engine import distributed
 from jaxfaces.engine.digests import digests, fault, other_shapes, reason
 from jaxfaces.engine.errors import CheckpointError
 
@@ -186,14 +187,18 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         """Moves a checkpoint out of the way of the one that will replace it."""
-        place = self.folder.parent / "damaged"
-        place.mkdir(exist_ok=True)
-        taken = {path.name for path in place.iterdir()}
-        names = [str(step), *(f"{step}_{n}" for n in range(1, len(taken) + 2))]
-        target = place / next(name for name in names if name not in taken)
-        shutil.move(self.folder / str(step), target)
+        distributed.wait()  # every process has looked at it
+        target = None
+        if distributed.is_main():
+            place = self.folder.parent / "damaged"
+            place.mkdir(exist_ok=True)
+            taken = {path.name for path in place.iterdir()}
+            names = [str(step), *(f"{step}_{n}" for n in range(1, len(taken) + 2))]
+            target = str(place / next(name for name in names if name not in taken))
+            shutil.move(self.folder / str(step), target)
+        target = distributed.share(target)
         self._manager.reload()
-        return target
+        return Path(target)
 
     def _notes(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())

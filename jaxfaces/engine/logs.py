@@ -87,6 +87,30 @@ class Log:
         return read(self._path)
 
 
+class Silence:
+    """A log that keeps nothing, for processes that leave the writing to another."""
+
+    lines = 0
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def write_seeds(
+        self, step: int, prefix: str, values: Mapping[str, Iterable[float]]
+    ) -> None:
+        """Takes what `Log` would write."""
+
+    def sync(self) -> None:
+        """Has nothing to bring to the disk."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a last line cut short by a kill is left out."""
     if not path.exists():

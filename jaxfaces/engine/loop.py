@@ -1,6 +1,7 @@
 """The training loop: `run` trains a task in a run directory, or goes on with it."""
 
 import collections
+import contextlib
 import copy
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 from jaxfaces.engine import (
     assembly,
     config,
+    distributed,
     evaluation,
     lock,
     mesh,
@@ -23,7 +25,7 @@ from jaxfaces.engine import (
 )
 from jaxfaces.engine.checkpoints import Checkpoints
 from jaxfaces.engine.errors import DivergedError, Interrupted
-from jaxfaces.engine.logs import Log, Progress
+from jaxfaces.engine.logs import Log, Progress, Silence
 from jaxfaces.engine.options import Options
 from jaxfaces.engine.profiling import Profiler
 from jaxfaces.engine.records import Records
@@ -58,20 +60,31 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
         Path(options.compile_cache).mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", options.compile_cache)
     folder = RunDir(Path(workdir))
-    folder.make()
-
-    def warn(line: str) -> None:
-        Progress.announce(f"warning: {line}", quiet=options.quiet)
-
-    with folder.writing(), lock.held(folder.folder, warn=warn):
-        task, options = folder.open(task, options)
+    with folder.writing(), contextlib.ExitStack() as held:
+        if distributed.is_main():
+            held.enter_context(_owned(folder, options))
+            task, options = folder.open(task, options)
+        options = distributed.agreed(task, options)
         with Checkpoints(folder.checkpoints, keep=options.keep) as checkpoints:
-            finished = folder.finished(checkpoints.steps(), task.steps)
+            steps = checkpoints.steps()
+            finished = distributed.share(folder.finished(steps, task.steps))
             if finished is not None:
                 Progress.announce(f"{workdir} is finished", quiet=options.quiet)
                 return finished
             with signals.stop_requests() as request:
                 return _Run(task, options, folder, checkpoints, request).train()
+
+
+@contextlib.contextmanager
+def _owned(folder: RunDir, options: Options) -> Iterator[None]:
+    """Holds the run directory, made if absent, for this process."""
+
+    def warn(line: str) -> None:
+        Progress.announce(f"warning: {line}", quiet=options.quiet)
+
+    folder.make()
+    with lock.held(folder.folder, warn=warn):
+        yield
 
 
 class _Run:
@@ -85,13 +98,15 @@ class _Run:
         checkpoints: Checkpoints,
         request: signals.Request,
     ):
-        self.options, self.folder, self.request = options, folder, request
+        self.options, self.folder = options, folder
         self.checkpoints = checkpoints
         self.steps = task.steps
         self.progress = Progress(self.steps, quiet=options.quiet)
         self.parts = assembly.assemble(task, options, warn=self._warn)
         self.program = self.parts.program
-        folder.settle_sizes(self.parts.sizes)
+        self.stop = distributed.Stop(request, self.program.mesh)
+        if distributed.is_main():
+            folder.settle_sizes(self.parts.sizes)
         self.step, self.saved, self.meta = 0, None, report.first_meta()
         found = checkpoints.newest(
             self.parts.template, resume=options.resume, warn=self._warn
@@ -104,17 +119,21 @@ class _Run:
             self.tree = self.parts.start()
         self.warned = self._skipped()
         self.clock = time.perf_counter()
+        self.examples = 0  # that this process read since the last checkpoint
 
     def train(self) -> dict[str, Any]:
         """Runs to the last step; returns the summary."""
         first = self.options.seed
-        self.log = Log(
-            self.folder.folder,
-            step=self.step,
-            lines=self.meta["log"],
-            seeds=range(first, first + self.program.seeds),
-        )
-        trace = Profiler(self.options.profile, self.folder.folder / "profile")
+        self.log: Log | Silence = Silence()
+        if distributed.is_main():
+            self.log = Log(
+                self.folder.folder,
+                step=self.step,
+                lines=self.meta["log"],
+                seeds=range(first, first + self.program.seeds),
+            )
+        profile = self.options.profile if distributed.is_main() else ""
+        trace = Profiler(profile, self.folder.folder / "profile")
         with self.log, self.progress:
             self.records = Records(
                 self.parts, self.folder, self.log, self.progress, self.meta
@@ -126,7 +145,7 @@ class _Run:
             ahead = reader.batches(timeline, streams, self.step, self.options)
             with trace as profiler, ahead as batches:
                 self._loop(batches, profiler)
-            self._stop_if_asked()
+            self._stop_if_asked(last=True)
             return self.records.finish(self.step, self.tree)
 
     def _loop(self, batches: Iterator[Any], profiler: Profiler) -> None:
@@ -140,7 +159,7 @@ class _Run:
             profiler.before(self.step)
             self.tree, token = program.step(phase, self.tree, batch, self.step)
             self.step += 1
-            self.meta["examples"] += sum(int(p["valid"].sum()) for p in host.values())
+            self.examples += sum(int(p["valid"].sum()) for p in host.values())
             self.progress.advance()
             in_flight.append(token)
             if len(in_flight) > IN_FLIGHT:
@@ -236,6 +255,8 @@ class _Run:
         self.clock = now
         self.meta["reads"] = self.parts.timeline.reads(self.step)
         self.meta["log"] = self.log.lines
+        self.meta["examples"] += distributed.total(self.examples)
+        self.examples = 0
         best = self.meta["best"]
         self.checkpoints.save(
             self.step, self.tree, copy.deepcopy(self.meta), best=best and best["step"]
@@ -243,14 +264,15 @@ class _Run:
         self.records.parameters(self.step, self.tree["state"])
         self.saved = self.step
 
-    def _stop_if_asked(self) -> None:
-        if self.request.signal is None:
+    def _stop_if_asked(self, *, last: bool = False) -> None:
+        signal = self.stop.asked(last=last)
+        if not signal:
             return
         self._save()
         raise Interrupted(
             f"stopped at step {self.step} of {self.steps}; the state is saved. "
             "Give the same command to go on",
-            self.request.signal,
+            signal,
         )
 
     def _greet(self) -> None:

@@ -12,13 +12,18 @@ def make(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices (0 is all) with the axis "data".
 
     Raises:
-      ValueError: there are fewer devices.
+      ValueError: there are fewer devices, or a process would have none.
     """
     available = jax.devices()
     if devices > len(available):
         raise ValueError(
             f"--devices={devices}, but this machine has {len(available)} "
             f"({available[0].device_kind})"
+        )
+    if jax.process_count() > 1 and devices not in (0, len(available)):
+        raise ValueError(
+            f"--devices={devices}, but {jax.process_count()} processes share all of "
+            f"their {len(available)}; leave the flag out"
         )
     chosen = np.asarray(available[: devices or len(available)])
     return Mesh(chosen, ("data",), axis_types=(AxisType.Auto,))
@@ -29,21 +34,50 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put(mesh: Mesh, batch: Mapping[str, Any]) -> Any:
+def everywhere(mesh: Mesh, value: np.ndarray) -> jax.Array:
+    """Puts a host array whole on every device."""
+    return jax.make_array_from_process_local_data(replicated(mesh), value, value.shape)
+
+
+def put(mesh: Mesh, batch: Any) -> Any:
     """Moves this process's rows of a batch to its devices, split along the first axis.
 
     Raises:
       ValueError: the global batch does not divide among the devices.
     """
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    rows = _rows(mesh)
 
     def place(column: np.ndarray) -> jax.Array:
-        total = len(column) * jax.process_count()
-        if total % mesh.size:
-            raise ValueError(
-                f"a batch of {total} rows cannot be split over {mesh.size} devices; "
-                f"choose a multiple of {mesh.size}, or fewer --devices"
-            )
+        _check(mesh, len(column) * jax.process_count())
         return jax.make_array_from_process_local_data(rows, column)
 
     return jax.tree.map(place, batch)
+
+
+def put_whole(mesh: Mesh, batch: Mapping[str, Any]) -> Any:
+    """Moves a batch that every process holds whole to the devices, split likewise.
+
+    Raises:
+      ValueError: the batch does not divide among the devices.
+    """
+    if jax.process_count() == 1:
+        return put(mesh, batch)
+    rows = _rows(mesh)
+
+    def place(column: np.ndarray) -> jax.Array:
+        _check(mesh, len(column))
+        return jax.make_array_from_callback(column.shape, rows, column.__getitem__)
+
+    return jax.tree.map(place, batch)
+
+
+def _rows(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def _check(mesh: Mesh, total: int) -> None:
+    if total % mesh.size:
+        raise ValueError(
+            f"a batch of {total} rows cannot be split over {mesh.size} devices; "
+            f"choose a multiple of {mesh.size}, or fewer --devices"
+        )

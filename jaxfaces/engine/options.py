@@ -20,6 +20,13 @@ class Options:
         upper=1024,
     )
     devices: int = knob(0, "How many devices share a batch; 0 is all.", lower=0)
+    shard_state: str = knob(
+        "replicated",
+        "The state whole on every device, or full: parameters and optimiser state "
+        "split over the devices.",
+        choices=("replicated", "full"),
+        runtime=True,
+    )
     schedule_steps: int = knob(
         0,
         "Length of the schedules; 0 is --steps. Kept when --steps of a run is raised.",
@@ -89,3 +96,45 @@ class Options:
     def stream_seed(self) -> int:
         """The seed that the order of the data follows."""
         return self.seed if self.data_seed < 0 else self.data_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How this process finds the others of its run; kept by no run directory."""
+
+    distributed: bool = knob(
+        False,
+        "One of several processes of one run, as SLURM, Open MPI, Kubernetes or a TPU "
+        "pod describes them.",
+    )
+    coordinator: str = knob(
+        "", "HOST:PORT of process 0, where nothing describes the processes."
+    )
+    processes: int = knob(0, "How many processes, with --coordinator.", lower=0)
+    process: int = knob(
+        -1, "Number of this process from 0, with --coordinator.", lower=-1
+    )
+    join_seconds: int = knob(300, "How long to wait for the others to start.", lower=1)
+    heartbeat_seconds: int = knob(
+        100, "After how long a silent process counts as dead, and all stop.", lower=2
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what one knob cannot."""
+        given = bool(self.coordinator), self.processes > 0, self.process >= 0
+        if any(given) and not all(given):
+            raise ValueError(
+                "--coordinator=HOST:PORT, --processes=N and --process=I belong together"
+            )
+        if not self.coordinator:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not (host and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(
+                f"--coordinator must be HOST:PORT, got {self.coordinator!r}"
+            )
+        if self.process >= self.processes:
+            raise ValueError(
+                f"--process={self.process} must be less than "
+                f"--processes={self.processes}"
+            )

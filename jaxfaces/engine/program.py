@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxfaces.engine import health, totals
+from jaxfaces.engine import health, sharding, totals
 from jaxfaces.engine import mesh as mesh_lib
 from jaxfaces.engine.task import Batch, Phase, Sizes, Step, Task
 
@@ -18,7 +18,7 @@ class Program:
     """Jitted functions of one task on one mesh, over one or several seeds at once.
 
     With several seeds every function maps over a leading axis of state, keys and
-    totals; batches are shared.
+    totals; batches are shared. The state keeps the shardings that `init` gave it.
 
     Args:
       task: the task.
@@ -30,6 +30,7 @@ class Program:
         has given up keeps the state of its last good step, beside others.
       deterministic: compile for a GPU without atomic additions and without choosing
         algorithms by timing.
+      shard_state: one of `sharding.CHOICES`; a task's own `sharding` goes before it.
       warn: gets a line when a phase compiles a second time.
     """
 
@@ -43,6 +44,7 @@ class Program:
         seeds: int,
         patience: int | None,
         deterministic: bool,
+        shard_state: str,
         warn: Callable[[str], None],
     ):
         self.task, self.mesh, self.sizes, self.seeds = task, mesh, sizes, seeds
@@ -55,11 +57,16 @@ class Program:
         self._functions: dict[str, Callable] = {}
         compiler = {"xla_gpu_deterministic_ops": True} if deterministic else None
         self._jit = functools.partial(jax.jit, compiler_options=compiler)
-        self._predict = self._jit(task.predict)
-        self._inference = self._jit(task.inference)
-        keys = [jax.random.key(seed + i) for i in range(seeds)]
-        roots = jax.numpy.stack(keys) if seeds > 1 else keys[0]
-        self.roots = jax.device_put(roots, self._replicated)
+        self._shard_state = shard_state
+        # Whole on every device, so that every process can read them.
+        self._predict = self._jit(task.predict, out_shardings=self._replicated)
+        self._inference = self._jit(task.inference, out_shardings=self._replicated)
+
+        def roots() -> jax.Array:
+            keys = [jax.random.key(seed + i) for i in range(seeds)]
+            return jax.numpy.stack(keys) if seeds > 1 else keys[0]
+
+        self.roots = jax.jit(roots, out_shardings=self._replicated)()
 
     @property
     def compilations(self) -> int:
@@ -68,15 +75,24 @@ class Program:
 
     def init(self, batch: Batch) -> Any:
         """The first state, made on the devices."""
+        make = self._over_seeds(self._first, (0, None))
+        return self._jit(make, out_shardings=self.places(batch))(self.roots, batch)
 
-        def make(root: jax.Array, batch: Batch) -> Any:
-            # A key that no step uses: steps fold in numbers from 0.
-            return self.task.init(
-                jax.random.fold_in(root, 2**32 - 1), batch, self.sizes
-            )
+    def _first(self, root: jax.Array, batch: Batch) -> Any:
+        # A key that no step uses: steps fold in numbers from 0.
+        return self.task.init(jax.random.fold_in(root, 2**32 - 1), batch, self.sizes)
 
-        make = jax.vmap(make, (0, None)) if self.seeds > 1 else make
-        return self._jit(make, out_shardings=self._replicated)(self.roots, batch)
+    def places(self, batch: Batch) -> Any:
+        """Where the state lies: one sharding for all its leaves, or one for each."""
+        if self._shard_state == "replicated" and not hasattr(self.task, "sharding"):
+            return self._replicated
+        return sharding.places(
+            self.task,
+            self.mesh,
+            jax.eval_shape(self._first, jax.random.key(0), batch),
+            choice=self._shard_state,
+            seeds=self.seeds,
+        )
 
     def start(self, batch: Batch, phases: Sequence[Phase]) -> dict[str, Any]:
         """All that a checkpoint holds, before any step: state, health and totals."""
@@ -87,17 +103,18 @@ class Program:
             function = self._over_seeds(function, (0, None, 0))
             metrics = jax.eval_shape(function, state, given, self.roots)[1]
             sums[name] = totals.zeros(metrics)
+        lead = (self.seeds,) if self.seeds > 1 else ()
         beside: dict[str, Any] = {"health": health.well(), "totals": sums}
-        if self.seeds > 1:
-            beside = jax.tree.map(
-                lambda x: jax.numpy.broadcast_to(x, (self.seeds,)), beside
-            )
-        return {"state": state, **jax.device_put(beside, self._replicated)}
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(lead, x.dtype), beside)
+        return {"state": state, **self._zeros(shapes)}  # all of it begins at zero
 
     def clear(self, sums: Any) -> Any:
         """Totals of the same shape, back at their beginning."""
-        return jax.device_put(
-            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums), self._replicated
+        return self._zeros(sums)
+
+    def _zeros(self, like: Any) -> Any:
+        return jax.tree.map(
+            lambda x: mesh_lib.everywhere(self.mesh, np.zeros(x.shape, x.dtype)), like
         )
 
     def step(
@@ -113,17 +130,30 @@ class Program:
         """Runs `phase.enter` before step number `n`."""
         return self._run(entering(phase), _entrance(phase), tree, {}, n)[0]
 
+    def lower(self, phase: Phase, tree: Mapping[str, Any], batch: Batch) -> Any:
+        """The program of a step, to compile and look into; shapes are enough."""
+        run = self._function(phase.name, phase.step, tree)
+        return run.lower(*self._arguments(phase.name, tree, batch, 0))
+
     def _run(
         self, name: str, function: Step, tree: Mapping[str, Any], batch: Batch, n: int
     ) -> tuple[dict[str, Any], jax.Array]:
-        if name not in self._functions:
-            self._functions[name] = self._build(name, function)
-        state, well, sums, token = self._functions[name](
-            tree["state"], tree["health"], tree["totals"][name], batch, self.roots,
-            np.int32(n),
-        )  # fmt: skip
+        run = self._function(name, function, tree)
+        state, well, sums, token = run(*self._arguments(name, tree, batch, n))
         after = {**tree["totals"], name: sums}
         return {"state": state, "health": well, "totals": after}, token
+
+    def _function(self, name: str, function: Step, tree: Mapping[str, Any]) -> Any:
+        if name not in self._functions:
+            places = jax.tree.map(lambda leaf: leaf.sharding, tree["state"])
+            self._functions[name] = self._build(name, function, places)
+        return self._functions[name]
+
+    def _arguments(
+        self, name: str, tree: Mapping[str, Any], batch: Batch, n: int
+    ) -> tuple[Any, ...]:
+        sums = tree["totals"][name]
+        return tree["state"], tree["health"], sums, batch, self.roots, np.int32(n)
 
     def state_of(self, state: Any, seed: int) -> Any:
         """The state of one of the seeds."""
@@ -136,13 +166,17 @@ class Program:
         return self._inference(state)
 
     def predictor(self, variables: Any) -> Callable[[Mapping[str, Any]], Any]:
-        """`predict(batch)` for host batches of one stream."""
-        return lambda batch: self._predict(variables, mesh_lib.put(self.mesh, batch))
+        """`predict(batch)` for whole host batches of one stream."""
+
+        def predict(batch: Mapping[str, Any]) -> Any:
+            return self._predict(variables, mesh_lib.put_whole(self.mesh, batch))
+
+        return predict
 
     def _over_seeds(self, function: Callable, axes: tuple) -> Callable:
         return jax.vmap(function, axes) if self.seeds > 1 else function
 
-    def _build(self, name: str, function: Step) -> Callable:
+    def _build(self, name: str, function: Step, places: Any) -> Callable:
         def one(
             state: Any, well: Any, sums: Any, batch: Batch, root: Any, n: Any
         ) -> Any:
@@ -158,10 +192,12 @@ class Program:
             state: Any, well: Any, sums: Any, batch: Batch, roots: Any, n: Any
         ) -> Any:
             self._trace(name, {"state": state, "batch": batch})
-            return (*every(state, well, sums, batch, roots, n), n + 1)
+            with sharding.gathering(self.mesh, places):
+                return (*every(state, well, sums, batch, roots, n), n + 1)
 
         out = self._replicated
-        return self._jit(run, donate_argnums=(0, 1, 2), out_shardings=(out,) * 4)
+        shardings = (places, out, out, out)
+        return self._jit(run, donate_argnums=(0, 1, 2), out_shardings=shardings)
 
     def _trace(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Notes a compilation (this runs while tracing only), warns of a second."""

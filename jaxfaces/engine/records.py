@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxfaces.engine import evaluation, report, variables
+from jaxfaces.engine import distributed, evaluation, report, variables
 from jaxfaces.engine.assembly import Assembly
-from jaxfaces.engine.logs import Log, Progress
+from jaxfaces.engine.logs import Log, Progress, Silence
 from jaxfaces.engine.rundir import RunDir
 
 
 class Records:
-    """The records of a run in its directory.
+    """The records of a run in its directory, written by process 0.
+
+    What they are made of is computed by all processes together.
 
     Args:
       parts: what is run.
@@ -26,13 +28,14 @@ class Records:
         self,
         parts: Assembly,
         folder: RunDir,
-        log: Log,
+        log: Log | Silence,
         progress: Progress,
         meta: dict[str, Any],
     ):
         self.parts, self.folder, self.log = parts, folder, log
         self.progress, self.meta = progress, meta
         self._program, self._options = parts.program, parts.options
+        self._writes = distributed.is_main()
         self.validation = parts.evaluation_streams("validation")
         read = {"train": parts.streams, "validation": self.validation}
         self._left_out = report.left_out(**read)
@@ -63,20 +66,26 @@ class Records:
     def parameters(self, step: int, state: Any, *, best: bool = False) -> None:
         """Writes the inference variables of every seed."""
         for seed in range(self._program.seeds):
-            variables.save(
-                self.folder.params(seed, best=best),
-                self._program.variables(self._program.state_of(state, seed)),
-                metadata={"step": str(step), "seed": str(self._options.seed + seed)},
-            )
+            found = self._program.variables(self._program.state_of(state, seed))
+            if self._writes:
+                variables.save(
+                    self.folder.params(seed, best=best),
+                    found,
+                    metadata={
+                        "step": str(step),
+                        "seed": str(self._options.seed + seed),
+                    },
+                )
 
     def finish(self, step: int, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Measures the test split if asked to, and writes the summary."""
         test = self._test(step, tree["state"]) if self._options.test else {}
-        report.draw(self.folder.figures, {}, self.log.records())
         summary = report.summarize(
             self.parts, self.meta, test, tree["health"], self._left_out
         )
-        report.write(self.folder.summary, summary)
+        if self._writes:
+            report.draw(self.folder.figures, {}, self.log.records())
+            report.write(self.folder.summary, summary)
         return summary
 
     def _test(self, step: int, state: Any) -> dict[str, Any]:
@@ -97,7 +106,10 @@ class Records:
         return found
 
     def _measure(self, state: Any, streams: Mapping) -> list[dict[str, float]]:
-        return evaluation.measure(self._program, state, streams, self._options)
+        # Those of process 0 for all: their last digits may choose the best state.
+        return distributed.share(
+            evaluation.measure(self._program, state, streams, self._options)
+        )
 
     def _log(self, step: int, split: str, measures: list) -> dict[str, float]:
         """Logs measures of a split; returns their means over seeds."""
@@ -107,6 +119,8 @@ class Records:
 
     def _draw(self, state: Any, streams: Mapping, prefix: str) -> None:
         pictures = evaluation.draw(self._program, state, streams, self._options)
+        if not self._writes:
+            return
         named = {f"{prefix}{name}": picture for name, picture in pictures.items()}
         report.draw(self.folder.figures, named, [] if prefix else self.log.records())
 

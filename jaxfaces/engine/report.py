@@ -47,9 +47,10 @@ def greeting(parts: Assembly, folder: Path, step: int, steps: int) -> str:
     device = parts.program.mesh.devices.flat[0].device_kind
     where = f"resuming at step {step:,} of {steps:,}" if step else f"{steps:,} steps"
     task = registry.name_of(type(parts.task))
-    return (
-        f"{task} in {folder}: {where} on {parts.program.mesh.size} × {device}; {data}"
-    )
+    devices = f"{parts.program.mesh.size} × {device}"
+    if jax.process_count() > 1:
+        devices += f" of {jax.process_count()} processes"
+    return f"{task} in {folder}: {where} on {devices}; {data}"
 
 
 def _bad(skipped: int) -> str:
@@ -179,6 +180,7 @@ def hardware() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "devices": len(devices),
+        "processes": jax.process_count(),
         "kind": devices[0].device_kind,
         "platform": devices[0].platform,
         "processor": _processor(),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxfaces.engine import optimizers
+from jaxfaces.engine import optimizers, sharding
 from jaxfaces.engine.task import Batch, Step
 
 # (params, rest, batch, key) -> (scalar loss, (rest, metrics as (sum, count) pairs))
@@ -74,7 +74,8 @@ def make_step(
         gradient = accumulated(gradient, microbatch, stream)
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Mapping]:
-        (_, (rest, metrics)), grads = gradient(state.params, state.rest, batch, key)
+        whole = sharding.gathered(state.params)
+        (_, (rest, metrics)), grads = gradient(whole, state.rest, batch, key)
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         means = state.average

@@ -46,7 +46,10 @@ class Cycle:
 
 
 class Task(Protocol):
-    """What the engine asks of a task. `figures` and `smoke` may be left out."""
+    """What the engine asks of a task.
+
+    `figures`, `smoke` and `sharding` may be left out.
+    """
 
     steps: int
     #: "max:NAME" or "min:NAME": the measure of `evaluate` that chooses the best state.
@@ -89,3 +92,10 @@ class Task(Protocol):
 
     def smoke(self) -> "Task":
         """The same task in tiny, on made-up data, for a run of two steps."""
+
+    def sharding(self, state: Any) -> Any:
+        """How the state is split: a `PartitionSpec` for each leaf.
+
+        `state` holds shapes; the mesh has the axis "data". Without it `--shard_state`
+        decides for all leaves.
+        """
