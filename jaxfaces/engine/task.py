@@ -46,7 +46,11 @@ class Cycle:
 
 
 class Task(Protocol):
-    """What the engine asks of a task. `figures` and `smoke` may be left out."""
+    """What the engine asks of a task.
+
+    `figures`, `smoke` and, for a state made by `engine.steps`, `with_variables` may be
+    left out.
+    """
 
     steps: int
     #: "max:NAME" or "min:NAME": the measure of `evaluate` that chooses the best state.
@@ -70,6 +74,9 @@ class Task(Protocol):
 
     def inference(self, state: Any) -> Any:
         """The variables that prediction needs: nested dictionaries of arrays."""
+
+    def with_variables(self, state: Any, variables: Any) -> Any:
+        """A first state that starts from what `inference` gave; for `--init_from`."""
 
     def predict(self, variables: Any, batch: Mapping[str, Any]) -> Any:
         """Outputs for one batch of one stream; pure, jitted by the engine."""
