@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+from jax.errors import InconclusiveDimensionOperation
 
 from jaxfaces.engine import variables
 from jaxfaces.engine.errors import RunError
@@ -21,6 +22,13 @@ FORMAT = "jaxfaces.export/1"
 PLATFORMS = ("cpu", "cuda", "tpu")
 # The file is a flatbuffer, whose offsets end at 2 GiB.
 LARGEST = 2_000_000_000
+# What tracing for any number of rows, or lowering for a platform, may raise.
+UNSUITED = (
+    InconclusiveDimensionOperation,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +215,9 @@ def _lower(
             f"the task's predict reads the column {error}, which the run's data do not "
             f"have: {sorted(columns)}"
         ) from error
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except UNSUITED as error:
         raise RunError(
-            f"the task's predict cannot be exported for any number of rows and "
+            "the task's predict cannot be exported for any number of rows and "
             f"{', '.join(platforms)}: {error}"
         ) from error
 

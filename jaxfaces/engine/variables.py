@@ -128,9 +128,12 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     words = {name: text for name, text in metadata.items() if name != DIGEST}
     if metadata.get(DIGEST, "") not in ("", _digest(flat, words)):
         raise RunError(f"{path} is damaged: its content changed. {ADVICE}")
-    empty = json.loads(metadata.pop(EMPTY, "[]"))
     nested: dict[str, Any] = {}
-    for name, value in [*flat.items(), *((name, {}) for name in empty if name)]:
+    try:
+        empty = [str(name) for name in json.loads(metadata.pop(EMPTY, "[]")) if name]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} was not written by a run: {error}") from error
+    for name, value in [*flat.items(), *((name, {}) for name in empty)]:
         _place(path, nested, name, value)
     return nested, metadata
 
