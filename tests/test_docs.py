@@ -50,15 +50,11 @@ def test_the_example_task_explains_its_flags(example):
     assert "--clip_norm" in done.stdout
 
 
-SMALL = [
-    *("--steps=1", "--eval_every=0", "--test=false", "--devices=1", "--quiet"),
-    *(
-        "--width=4",
-        "--classes_per_batch=2",
-        "--images_per_class=2",
-        "--loss=contrastive",
-    ),
-]
+SMALL = (
+    "--steps=1 --eval_every=0 --test=false --devices=1 --quiet --width=4 "
+    "--classes_per_batch=2 --images_per_class=2 --loss=contrastive "
+    "--rotated_classes=false --rotation=0 --scale=0 --translation=0"
+).split()
 
 
 def test_the_page_on_trained_runs_works_from_top_to_bottom(tmp_path, monkeypatch):

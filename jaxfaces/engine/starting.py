@@ -67,8 +67,8 @@ def load_into(
     mapped = jax.vmap(fill, (0, None)) if program.seeds > 1 else fill
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     state = jax.jit(mapped, donate_argnums=0, out_shardings=places)(state, chosen)
-    known = ("task", "step", "seed", "digest")
-    origin = {name: metadata[name] for name in known if name in metadata}
+    known = {"task": str, "step": int, "seed": int, "digest": str}
+    origin = {k: kind(metadata[k]) for k, kind in known.items() if k in metadata}
     return state, {"file": str(path), **origin, "left_fresh": kept}
 
 

@@ -52,7 +52,7 @@ def test_step_0_measures_what_the_donor_measured_at_its_end(donor, tmp_path, tas
     assert found["measures"]["validation_initial"] == summary["measures"]["validation"]
     assert found["measures"]["validation"] != summary["measures"]["validation"]
     origin = found["init_from"]
-    assert (origin["task"], origin["step"]) == ("contract_tasks:Linear", "8")
+    assert (origin["task"], origin["step"]) == ("contract_tasks:Linear", 8)
     assert (origin["file"], origin["left_fresh"]) == (str(path), [])
     assert origin["digest"] == variables.load(path)[1]["digest"]
 
