@@ -101,7 +101,7 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf)
 
 
-def _on_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
+def _on_host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return leaf
     leaf = _plain(leaf)
