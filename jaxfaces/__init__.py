@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxfaces.engine.exporting import load_exported as load_exported
     from jaxfaces.engine.loading import Trained as Trained
     from jaxfaces.engine.loading import load as load
     from jaxfaces.engine.loop import run as run
@@ -13,10 +14,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Trained": "jaxfaces.engine.loading",
     "load": "jaxfaces.engine.loading",
+    "load_exported": "jaxfaces.engine.exporting",
     "run": "jaxfaces.engine.loop",
 }
 
-__all__ = ["Trained", "load", "run"]
+__all__ = ["Trained", "load", "load_exported", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,15 @@
 """The examples in the documentation run as they stand."""
 
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +48,37 @@ def test_the_example_task_explains_its_flags(example):
     done = train(example, "--help")
     assert "--batch_size" in done.stdout
     assert "--clip_norm" in done.stdout
+
+
+SMALL = (
+    "--steps=1 --eval_every=0 --test=false --devices=1 --quiet --width=4 "
+    "--classes_per_batch=2 --images_per_class=2 --loss=contrastive "
+    "--rotated_classes=false --rotation=0 --scale=0 --translation=0"
+).split()
+
+
+def test_the_page_on_trained_runs_works_from_top_to_bottom(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "using_a_trained_run.md").read_text(encoding="utf-8")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+    names, done = {"images": images}, []
+    for kind, code in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL):
+        if kind == "python":
+            exec(compile(code, "using_a_trained_run.md", "exec"), names)
+            done.append(np.asarray(names["embeddings"]))
+        elif not kind:
+            _, _, module, *flags = shlex.split(code.replace("\\\n", ""))
+            more = SMALL if module == "jaxfaces.train" else []
+            assert importlib.import_module(module).main([*flags, *more]) == 0
+        else:
+            about = json.loads((tmp_path / "quickstart.jaxexport.json").read_text())
+            shown = json.loads(f"{{{code}}}")
+            assert shown == {name: about[name] for name in shown}
+    assert len(done) == 4
+    assert done[0].shape == (3, 32)
+    for embeddings in done[1:]:
+        np.testing.assert_allclose(embeddings, done[0], rtol=0, atol=1e-6)
 
 
 def test_the_readme_names_files_that_exist():

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("jaxfaces", "augment", "metric", "finance")
 GROUND = {"imaging", "models", "data", "engine"}
-COMMANDS = {"train", "evaluate", "registry"}
+COMMANDS = {"train", "evaluate", "export", "registry"}
 
 
 def modules():

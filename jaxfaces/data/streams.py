@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,16 @@ def load_batch(
         raise ValueError(f"a stream may not have a column called {reserved.pop()!r}")
     batch = {name: _spread(column, valid) for name, column in columns.items()}
     return batch | {"index": rows.astype(np.int32), "valid": valid}
+
+
+def column_types(stream: Stream) -> dict[str, dict[str, Any]]:
+    """The {"dtype", "shape"} of one row of each column of a stream's batches."""
+    rows = np.zeros(1, np.int64)
+    bookkeeping = {"index": rows.astype(np.int32), "valid": rows == 0}
+    return {
+        name: {"dtype": column.dtype.name, "shape": list(column.shape[1:])}
+        for name, column in {**stream.read(rows), **bookkeeping}.items()
+    }
 
 
 def _spread(column: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -178,11 +178,42 @@ def tasks() -> str:
 def write_flagfile(path: Path, comment: str, task: Any, *configs: Any) -> None:
     """Writes a task and configurations as a flagfile that repeats them."""
     lines = [f"# {line}" for line in comment.splitlines()]
-    lines.append(f"--task={registry.name_of(type(task))}")
-    for config in (task, *configs):
-        for knob in config_lib.knobs(config):
-            lines.append(f"--{knob.flag}={knob.format(knob.default)}")
+    lines += flag_lines(task, *configs)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def flag_lines(task: Any, *configs: Any, runtime: bool = True) -> list[str]:
+    """The flags of a task and configurations as the lines of a flagfile.
+
+    Args:
+      task: the task.
+      *configs: further configurations.
+      runtime: False leaves out what cannot change a result, such as `--data_dir`.
+    """
+    return [f"--task={registry.name_of(type(task))}"] + [
+        f"--{knob.flag}={knob.format(knob.default)}"
+        for config in (task, *configs)
+        for knob in config_lib.knobs(config)
+        if runtime or not knob.runtime
+    ]
+
+
+def read_lines(
+    lines: Sequence[str], configs: Mapping[str, Any], task_class: type | None = None
+) -> tuple[dict[str, Any], Any]:
+    """Reads what `flag_lines` gave: the configurations and the task.
+
+    Args:
+      lines: of a flagfile.
+      configs: as in `parse`.
+      task_class: the task's dataclass, where it cannot be found by its name.
+    """
+    words = [line for line in lines if line.startswith("--")]
+    if task_class is None:
+        return parse(words, configs)
+    words = [word for word in words if not _names(word, "task")]
+    built, _ = parse(words, {**configs, "task": task_class()}, with_task=False)
+    return built, built.pop("task")
 
 
 def read_flagfile(path: Path, configs: Mapping[str, Any]) -> tuple[dict, Any]:

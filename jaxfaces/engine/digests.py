@@ -101,7 +101,9 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf)
 
 
-def _on_host(leaf: jax.Array) -> np.ndarray:
+def _on_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, np.ndarray):
+        return leaf
     leaf = _plain(leaf)
     if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         assert isinstance(leaf.sharding, NamedSharding)  # the engine makes no other

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxfaces.engine import variables as variables_lib
+from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.rundir import RunDir
 
 
@@ -38,7 +39,7 @@ def load(
     """Loads a finished or running run; needs neither its data nor its optimiser.
 
     Args:
-      workdir: the run directory.
+      workdir: the run directory, or one of its .safetensors files alone.
       best: the variables of the best validation measure instead of the newest.
       seed: which of several parallel seeds, counted from 0.
       task_class: the task's dataclass, where it was defined in a notebook and cannot be
@@ -50,8 +51,15 @@ def load(
     Raises:
       RunError: there is no run, or its files are missing or damaged.
     """
-    folder = RunDir(Path(workdir))
-    task, _ = folder.read(task_class)
-    loaded, metadata = variables_lib.load(folder.params(seed, best=best))
+    path = Path(workdir)
+    if path.suffix == ".safetensors":
+        if best or seed:
+            raise RunError(f"{path} is one file; name that of the best, or of the seed")
+        loaded, metadata = variables_lib.load(path)
+        task = variables_lib.task_of(path, metadata, task_class)
+    else:
+        folder = RunDir(path)
+        task, _ = folder.read(task_class)
+        loaded, metadata = variables_lib.load(folder.params(seed, best=best))
     arrays = jax.tree.map(jax.numpy.asarray, loaded)
     return Trained(task, task.predict, arrays, int(metadata["step"]))

@@ -21,6 +21,7 @@ from jaxfaces.engine import (
     reader,
     report,
     signals,
+    starting,
     totals,
 )
 from jaxfaces.engine.checkpoints import Checkpoints
@@ -116,7 +117,7 @@ class _Run:
             self.saved = self.step
             self.meta |= meta
         else:
-            self.tree = self.parts.start()
+            self.tree, self.meta["init_from"] = starting.first(self.parts)
         self.warned = self._skipped()
         self.clock = time.perf_counter()
         self.examples = 0  # that this process read since the last checkpoint

@@ -32,6 +32,10 @@ class Options:
         "Length of the schedules; 0 is --steps. Kept when --steps of a run is raised.",
         lower=0,
     )
+    init_from: str = knob("", "FILE.safetensors of another run to start from.")
+    init_skip: tuple[str, ...] = knob(
+        (), "Variables that --init_from leaves fresh, by name or part of it: head."
+    )
     eval_every: int = knob(
         500, "Steps between evaluations of the validation split; 0 is never.", lower=0
     )
@@ -79,6 +83,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
+        if self.init_skip and not self.init_from:
+            raise ValueError("--init_skip needs --init_from=FILE.safetensors")
         if self.profile:
             start, _, count = self.profile.partition(":")
             if not (start.isdecimal() and count.isdecimal() and int(count) > 0):

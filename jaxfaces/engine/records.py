@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfaces.engine import distributed, evaluation, report, variables
+from jaxfaces.engine import config, distributed, evaluation, report, variables
 from jaxfaces.engine.assembly import Assembly
 from jaxfaces.engine.logs import Log, Progress, Silence
 from jaxfaces.engine.rundir import RunDir
@@ -39,6 +39,10 @@ class Records:
         self.validation = parts.evaluation_streams("validation")
         read = {"train": parts.streams, "validation": self.validation}
         self._left_out = report.left_out(**read)
+        if self._writes:
+            folder.note_columns(self.validation or parts.streams)
+        # Schedules may be shorter than the run, whose flags go into its files.
+        self._task = config.replace(parts.task, {"steps": parts.timeline.steps})
 
     def evaluate(self, step: int, tree: Mapping[str, Any]) -> None:
         """Measures the validation split, keeps the best parameters, draws pictures."""
@@ -71,10 +75,9 @@ class Records:
                 variables.save(
                     self.folder.params(seed, best=best),
                     found,
-                    metadata={
-                        "step": str(step),
-                        "seed": str(self._options.seed + seed),
-                    },
+                    metadata=variables.describe(
+                        self._task, self._options, step=step, seed=seed
+                    ),
                 )
 
     def finish(self, step: int, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,11 +98,11 @@ class Records:
             self.warn("--test is set, but the task has no test split")
             return {}
         self._left_out |= report.left_out(test=streams)
-        first = self._program.init(self.parts.first_batch())
-        found = {
-            "test_initial": self._measure(first, streams),
-            "test": self._measure(state, streams),
-        }
+        found = {}
+        if not self._options.init_from:  # by now its file may be another
+            first = self._program.init(self.parts.first_batch())
+            found["test_initial"] = self._measure(first, streams)
+        found["test"] = self._measure(state, streams)
         for split, measures in found.items():
             self._log(step, split, measures)
         self._draw(state, streams, "test_")

@@ -28,6 +28,7 @@ def first_meta() -> dict[str, Any]:
     return {
         "best": None,
         "initial": None,
+        "init_from": None,
         "measures": None,
         "seconds": 0.0,
         "examples": 0,
@@ -119,6 +120,7 @@ def summarize(
         "seeds": parts.program.seeds,
         "measures": {name: value for name, value in measures.items() if value},
         "best": meta["best"],
+        **({"init_from": meta["init_from"]} if meta["init_from"] else {}),
         "seconds": round(seconds, 2),
         "examples": meta["examples"],
         "skipped_examples": dict(left_out),

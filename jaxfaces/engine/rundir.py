@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxfaces.data.streams import Stream, column_types
 from jaxfaces.engine import commandline, config, flagfiles
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.files import TEMPORARY, write_text
@@ -43,6 +44,11 @@ class RunDir:
     def sizes(self) -> Path:
         """(examples, classes) of the training streams."""
         return self.folder / "sizes.json"
+
+    @property
+    def columns(self) -> Path:
+        """Type and shape of one row of each column that prediction may read."""
+        return self.folder / "columns.json"
 
     @property
     def summary(self) -> Path:
@@ -152,12 +158,10 @@ class RunDir:
     def _read(self, task_class: type | None) -> tuple[Any, Options]:
         configs = {"options": Options()}
         if task_class is not None:
-            words = flagfiles.expand([f"--flagfile={self.flags}"])
-            words = [word for word in words if not word.startswith("--task=")]
-            configs["task"] = task_class()
-            built, _ = commandline.parse(words, configs, with_task=False)
-            return built["task"], built["options"]
-        built, task = commandline.read_flagfile(self.flags, configs)
+            lines = flagfiles.expand([f"--flagfile={self.flags}"])
+            built, task = commandline.read_lines(lines, configs, task_class)
+        else:
+            built, task = commandline.read_flagfile(self.flags, configs)
         return task, built["options"]
 
     def _continue(self, task: Any, options: Options) -> tuple[Any, Options]:
@@ -205,3 +209,9 @@ class RunDir:
                     f"(examples, classes) {then}, now {now}"
                 )
         write_text(self.sizes, json.dumps(now, indent=2) + "\n")
+
+    def note_columns(self, streams: Mapping[str, Stream]) -> None:
+        """Saves what a batch of the first stream looks like, for use without data."""
+        if not (self.begun and self.columns.exists()):
+            types = column_types(next(iter(streams.values())))
+            write_text(self.columns, json.dumps(types, indent=2) + "\n")

@@ -48,6 +48,26 @@ def make_state(
     return State(jnp.zeros((), jnp.int32), params, rest, tx.init(params), start)
 
 
+def with_variables(state: State, variables: Any) -> State:
+    """A first state that starts from given variables, its average from them too.
+
+    Args:
+      state: a first state.
+      variables: what a task's `inference` gives: {"params", "rest"}, or `params` alone.
+
+    Raises:
+      ValueError: the variables are neither.
+    """
+    whole = {"params": state.params, "rest": state.rest}
+    given: Any = jax.tree.structure(variables)
+    if given == jax.tree.structure(state.params):
+        variables = {"params": variables, "rest": state.rest}
+    elif given != jax.tree.structure(whole):
+        raise ValueError("variables are neither {'params', 'rest'} nor the parameters")
+    average = None if state.average is None else variables
+    return state.replace(**variables, average=average)
+
+
 def make_step(
     loss: Loss,
     tx: optax.GradientTransformation,

@@ -48,7 +48,8 @@ class Cycle:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `smoke` and `sharding` may be left out.
+    `figures`, `smoke`, `sharding` and, for a state made by `engine.steps`,
+    `with_variables` may be left out.
     """
 
     steps: int
@@ -73,6 +74,9 @@ class Task(Protocol):
 
     def inference(self, state: Any) -> Any:
         """The variables that prediction needs: nested dictionaries of arrays."""
+
+    def with_variables(self, state: Any, variables: Any) -> Any:
+        """A first state that starts from what `inference` gave; for `--init_from`."""
 
     def predict(self, variables: Any, batch: Mapping[str, Any]) -> Any:
         """Outputs for one batch of one stream; pure, jitted by the engine."""

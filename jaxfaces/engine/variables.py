@@ -1,5 +1,6 @@
 """Inference variables on disk: nested dictionaries of arrays as safetensors."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +11,65 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+import jaxfaces
+from jaxfaces import registry
+from jaxfaces.engine import commandline, digests
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.files import replacing
+from jaxfaces.engine.options import Options
 
 SEPARATOR = "/"
-EMPTY = "empty"
+EMPTY, DIGEST = "empty", "digest"
+ADVICE = "Copy it again, or let its run write it again"
+
+
+def describe(task: Any, options: Options, *, step: int, seed: int) -> dict[str, str]:
+    """Metadata from which `task_of` makes the task again.
+
+    Args:
+      task: the task.
+      options: of its run; those that cannot change a result, such as the folder that
+        its data were in, are left out.
+      step: number of finished steps.
+      seed: which of its parallel seeds, from 0.
+    """
+    lines = commandline.flag_lines(task, options, runtime=False)
+    return {
+        "step": str(step),
+        "seed": str(options.seed + seed),
+        "task": registry.name_of(type(task)),
+        "flags": "\n".join(lines),
+        "jaxfaces": jaxfaces.__version__,
+    }
+
+
+def task_of(
+    path: Path, metadata: Mapping[str, str], task_class: type | None = None
+) -> Any:
+    """The task that a file was written by, from its metadata.
+
+    Raises:
+      RunError: the metadata do not name a task, or not one that is known here.
+    """
+    if "flags" not in metadata:
+        raise RunError(
+            f"{path} does not say which task wrote it; load its run directory instead"
+        )
+    try:
+        return commandline.read_lines(
+            metadata["flags"].splitlines(), {"options": Options()}, task_class
+        )[1]
+    except commandline.UsageError as error:
+        raise RunError(
+            f"the flags in {path}, written by jaxfaces "
+            f"{metadata.get('jaxfaces', 'unknown')}, cannot be read: {error}"
+        ) from error
 
 
 def save(path: Path, variables: Any, *, metadata: Mapping[str, str]) -> None:
     """Writes variables atomically; a leaf's name is the path to it, joined by "/".
+
+    A digest of all that the file holds goes along, and `load` checks it.
 
     Args:
       path: file to write.
@@ -35,7 +86,7 @@ def save(path: Path, variables: Any, *, metadata: Mapping[str, str]) -> None:
     words = {**metadata, EMPTY: json.dumps(empty)}
     with replacing(path) as temporary:
         # Not save_file: its errors hide the reason, such as a full disk.
-        temporary.write_bytes(serialize(flat, words))
+        temporary.write_bytes(serialize(flat, {**words, DIGEST: _digest(flat, words)}))
 
 
 def _flatten(
@@ -61,26 +112,43 @@ def _flatten(
 def load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Reads what `save` wrote: variables (numpy arrays) and metadata.
 
+    A file of another program, without a digest, is read unchecked.
+
     Raises:
       RunError: the file is missing or damaged.
     """
-    nested: dict[str, Any] = {}
+    if not path.is_file():
+        raise RunError(f"{path} is not a file; name a .safetensors file of a run")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                _place(nested, name, file.get_tensor(name))
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
-            for name in json.loads(metadata.pop(EMPTY, "[]")):
-                if name:
-                    _place(nested, name, {})
-            return nested, metadata
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {error}. {ADVICE}") from error
+    words = {name: text for name, text in metadata.items() if name != DIGEST}
+    if metadata.get(DIGEST, "") not in ("", _digest(flat, words)):
+        raise RunError(f"{path} is damaged: its content changed. {ADVICE}")
+    nested: dict[str, Any] = {}
+    try:
+        empty = [str(name) for name in json.loads(metadata.pop(EMPTY, "[]")) if name]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} was not written by a run: {error}") from error
+    for name, value in [*flat.items(), *((name, {}) for name in empty)]:
+        _place(path, nested, name, value)
+    return nested, metadata
 
 
-def _place(nested: dict[str, Any], name: str, value: Any) -> None:
+def _digest(flat: Mapping[str, np.ndarray], words: Mapping[str, str]) -> str:
+    """BLAKE2b of names, types, shapes and bytes of the arrays, and of the metadata."""
+    content = [sorted(words.items()), sorted(digests.digests(dict(flat)).items())]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+
+def _place(path: Path, nested: dict[str, Any], name: str, value: Any) -> None:
     """Puts a value at its path, making the dictionaries on the way."""
     *parents, leaf = name.split(SEPARATOR)
     for parent in parents:
         nested = nested.setdefault(parent, {})
+        if not isinstance(nested, dict):
+            raise RunError(f"{path}: {parent!r} in {name!r} is an array too")
     nested[leaf] = value
