@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -17,15 +18,14 @@ from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.evaluation import collect
 from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
-from jaxfaces.engine.task import Phase
+from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
 from jaxfaces.models import embedder
+from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
 
-# At most this many points and classes are drawn.
-PLOT_POINTS, PLOT_CLASSES = 1000, 10
-SHEET_QUERIES, SHEET_RESULTS = 8, 8
+PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +247,7 @@ class Retrieval:
         labels, rows = columns["label"], columns["index"]
         shown = np.flatnonzero(labels <= np.unique(labels)[:PLOT_CLASSES][-1])
         shown = shown[:: -(-len(shown) // PLOT_POINTS)]
-        queries = np.linspace(0, len(labels) - 1, SHEET_QUERIES).astype(int)
+        queries = np.linspace(0, len(labels) - 1, files.SHEET_QUERIES).astype(int)
         nearest = _neighbours(embeddings, queries)
         cells = np.concatenate([queries[:, None], nearest], axis=1)
         images = sweep.read(rows[cells].reshape(-1))["image"]
@@ -262,6 +262,16 @@ class Retrieval:
                 labels[nearest] == labels[queries][:, None],
             ),
         }
+
+    def read_files(self, paths: Sequence[Path], *, max_pixels: int) -> Stream:
+        """A user's own images, fitted as in training."""
+        return files.stream(self.data, paths, self.eval_batch_size, max_pixels)
+
+    write = staticmethod(files.write)
+
+    def read_outputs(self, path: Path) -> Predicted:
+        """The embeddings that `write` wrote."""
+        return files.load(path, self.data)
 
     def smoke(self) -> "Retrieval":
         """The same task on tiny made-up images, the network narrow."""
@@ -281,8 +291,8 @@ class Retrieval:
 
 
 def _neighbours(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Rows of the (SHEET_RESULTS) items nearest to each query, itself left out."""
-    k = min(SHEET_RESULTS + 1, len(embeddings))
+    """Rows of the items nearest to each query, itself left out."""
+    k = min(files.SHEET_RESULTS + 1, len(embeddings))
     order, _ = metric.nearest_neighbours(embeddings[queries], embeddings, k=k)
     # A duplicate may come before the query itself, so it is found, not cut off.
     itself = order == queries[:, None]
