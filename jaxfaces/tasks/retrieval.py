@@ -248,7 +248,7 @@ class Retrieval:
         shown = np.flatnonzero(labels <= np.unique(labels)[:PLOT_CLASSES][-1])
         shown = shown[:: -(-len(shown) // PLOT_POINTS)]
         queries = np.linspace(0, len(labels) - 1, files.SHEET_QUERIES).astype(int)
-        nearest = _neighbours(embeddings, queries)
+        nearest = files.nearest_others(embeddings, queries)
         cells = np.concatenate([queries[:, None], nearest], axis=1)
         images = sweep.read(rows[cells].reshape(-1))["image"]
         images = images.reshape(*cells.shape, *images.shape[1:])
@@ -288,16 +288,6 @@ class Retrieval:
             classes_per_batch=4,
             eval_batch_size=16,
         )
-
-
-def _neighbours(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Rows of the items nearest to each query, itself left out."""
-    k = min(files.SHEET_RESULTS + 1, len(embeddings))
-    order, _ = metric.nearest_neighbours(embeddings[queries], embeddings, k=k)
-    # A duplicate may come before the query itself, so it is found, not cut off.
-    itself = order == queries[:, None]
-    itself[~itself.any(axis=1), -1] = True
-    return order[~itself].reshape(len(queries), k - 1)
 
 
 def _read_turned(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:

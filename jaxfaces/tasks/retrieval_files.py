@@ -203,6 +203,16 @@ def _sheet(
     )
 
 
+def nearest_others(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Rows of the items nearest to each query, itself left out."""
+    k = min(SHEET_RESULTS + 1, len(embeddings))
+    order, _ = metric.nearest_neighbours(embeddings[queries], embeddings, k=k)
+    # A duplicate may come before the query itself, so it is found, not cut off.
+    itself = order == queries[:, None]
+    itself[~itself.any(axis=1), -1] = True
+    return order[~itself].reshape(len(queries), k - 1)
+
+
 def _pixels(predicted: Predicted, row: int) -> np.ndarray | None:
     """The pixels of a file, None where it is gone since it was embedded."""
     try:
