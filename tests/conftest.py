@@ -28,3 +28,15 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("needs real data: set JAXFACES_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The directory of a retrieval run of two steps on made-up 32-pixel images."""
+    import jaxfaces
+    from jaxfaces.tasks.retrieval import Retrieval
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    task = Retrieval(steps=2, clustering=False).smoke()
+    jaxfaces.run(task, folder, eval_every=2, log_every=1, quiet=True)
+    return folder

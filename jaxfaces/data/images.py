@@ -98,6 +98,10 @@ def _opened(data: bytes | Path | np.ndarray, max_pixels: int) -> Iterator[Image.
         raise
     except FileNotFoundError as error:
         raise ImageError("no such file") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"far more than the {max_pixels} pixels allowed") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"not an image in {', '.join(FORMATS)} format") from error
     # Parsers of untrusted bytes raise nearly anything: OSError, SyntaxError,
@@ -201,6 +205,7 @@ def load(
     how: str = "warp",
     trim: bool = False,
     grey: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Decodes an untrusted image and fits it to a square.
 
@@ -210,6 +215,7 @@ def load(
       how: see `fit`.
       trim: cut white margins first, see `trim_white`.
       grey: one channel and not three.
+      max_pixels: largest width times height allowed, checked before decoding.
 
     Returns:
       (H, W, C) uint8 pixels, C = 1 if `grey` else 3.
@@ -217,7 +223,7 @@ def load(
     Raises:
       ImageError: the image cannot be decoded.
     """
-    image = decode(data, grey=grey)
+    image = decode(data, grey=grey, max_pixels=max_pixels)
     if trim:
         image = trim_white(image)
     if size and image.size != (size, size):

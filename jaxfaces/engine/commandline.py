@@ -62,14 +62,40 @@ def parse(
             names = ", ".join(registry.TASKS)
             raise UsageError(f"--task=NAME is missing; choose one of: {names}")
         parts["task"] = _task(name)
-    values = _values(words, parts)
+    values, rest = _values(words, parts)
+    if rest:
+        raise UsageError(f"not a flag: {rest[0]!r} (a flag is written --name=value)")
+    built = _built(parts, values)
+    return {key: built[key] for key in configs}, built.get("task")
+
+
+def parse_mixed(
+    arguments: Sequence[str], configs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Reads a command line of flags and other words, such as files, in any order.
+
+    Args:
+      arguments: as `parse` takes them; what follows the word "--" is no flag.
+      configs: configurations by name whose knobs are flags of this command.
+
+    Returns:
+      The configurations with the given values, by name, and the other words.
+
+    Raises:
+      UsageError: a flag is unknown, missing, malformed or out of range.
+    """
+    values, rest = _values(flagfiles.expand(arguments), configs, mixed=True)
+    return _built(configs, values), rest
+
+
+def _built(parts: Mapping[str, Any], values: Mapping[str, dict]) -> dict[str, Any]:
+    """The configurations with the given values."""
     try:
-        built = {
+        return {
             key: config_lib.replace(part, values[key]) for key, part in parts.items()
         }
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return {key: built[key] for key in configs}, built.get("task")
 
 
 def _task(name: str) -> Any:
@@ -82,9 +108,12 @@ def _task(name: str) -> Any:
     return task
 
 
-def _values(words: Sequence[str], parts: Mapping[str, Any]) -> dict[str, dict]:
-    """Values of the flags that were given, by configuration and flag."""
+def _values(
+    words: Sequence[str], parts: Mapping[str, Any], *, mixed: bool = False
+) -> tuple[dict[str, dict], list[str]]:
+    """Values of the flags that were given, by configuration and flag; other words."""
     values = flags.FlagValues()
+    values.set_gnu_getopt(mixed)  # flags may stand behind other words
     owner: dict[str, str] = {}
     for key, part in parts.items():
         for knob in config_lib.knobs(part):
@@ -101,19 +130,19 @@ def _values(words: Sequence[str], parts: Mapping[str, Any]) -> dict[str, dict]:
         hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
         if " " in error.flagname:
             hint = " (a flagfile has one --name=value a line)"
+        elif mixed and not near:
+            hint = " (a file whose name begins with - comes after the word --)"
         raise UsageError(f"unknown flag --{error.flagname}{hint}") from error
     except flags.IllegalFlagValueError as error:
         # absl puts the flag before the words of the knob, which name it already.
         raise UsageError(str(error.__context__ or error)) from error
     except (flags.Error, ValueError) as error:
         raise UsageError(str(error)) from error
-    if rest[1:]:
-        raise UsageError(f"not a flag: {rest[1]!r} (a flag is written --name=value)")
     given: dict[str, dict] = {key: {} for key in parts}
     for flag, key in owner.items():
         if values[flag].present:
             given[key][flag] = values[flag].value
-    return given
+    return given, rest[1:]
 
 
 def _define(knob: config_lib.Knob, values: flags.FlagValues) -> None:

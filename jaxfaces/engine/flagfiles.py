@@ -23,8 +23,10 @@ def expand(words: Iterable[str]) -> list[str]:
       UsageError: a file is missing or no flagfile, or they include each other without
         end.
     """
-    found = list(itertools.islice(_words(iter(words), (), [0]), MOST_WORDS + 1))
-    if len(found) > MOST_WORDS:
+    words = list(words)
+    most = MOST_WORDS + len(words)
+    found = list(itertools.islice(_words(iter(words), (), [0]), most + 1))
+    if len(found) > most:
         raise UsageError(f"the flagfiles hold more than {MOST_WORDS:,} lines")
     return found
 

@@ -6,6 +6,7 @@ nothing else of it: what to train, on what, in which phases, how to measure it.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from jaxfaces.data.streams import Stream
@@ -45,11 +46,30 @@ class Cycle:
     phases: Sequence[Phase]
 
 
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What a task's `predict` gave for files.
+
+    Attributes:
+      names: names of the N files, in the order of the rows.
+      outputs: pytree of numpy arrays with a row a file.
+      read: maps row numbers to the columns of `read_files` again, for pictures of a
+        few; raises `DataError` where a file is gone.
+      model: digest of the variables that made the outputs, "" where it is not known.
+    """
+
+    names: Sequence[str]
+    outputs: Any
+    read: Callable[[Any], Mapping[str, Any]]
+    model: str = ""
+
+
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `smoke`, `sharding` and, for a state made by `engine.steps`,
-    `with_variables` may be left out.
+    `figures`, `smoke` and `sharding` may be left out; `with_variables`, for a state made
+    by `engine.steps`; and where `python -m jaxfaces.predict` shall not serve the task,
+    `read_files`, `write` and `read_outputs`.
     """
 
     steps: int
@@ -103,3 +123,28 @@ class Task(Protocol):
         `state` holds shapes; the mesh has the axis "data". Without it `--shard_state`
         decides for all leaves.
         """
+
+    def read_files(self, paths: Sequence[Path], *, max_pixels: int) -> Stream:
+        """A user's own files, a row each and in order, decoded as in training.
+
+        Its `read` raises `DataError` for a row that it cannot use; the message says
+        why, the engine which. Neither the training data nor the state is at hand.
+        """
+
+    def write(
+        self,
+        predicted: Predicted,
+        folder: Path,
+        *,
+        gallery: Predicted | None,
+        format: str,
+        neighbours: int,
+    ) -> None:
+        """Writes outputs to a new folder, as tables and pictures.
+
+        `gallery` is what to compare with, None being the files themselves; `format` is
+        "npz" or "parquet"; of `neighbours` 0 stands for none.
+        """
+
+    def read_outputs(self, path: Path) -> Predicted:
+        """What `write` wrote, for a later gallery; `DataError` where it cannot be."""

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,33 @@ from PIL import Image, ImageDraw, ImageFont
 
 GREEN = (0, 158, 115)  # Okabe & Ito (2008): the colour-blind tell it from red
 RED = (213, 50, 30)
-INK = (60, 60, 60)
+INK, LINE = (60, 60, 60), (200, 200, 200)
 CELL_PIXELS = (48, 192)  # least and greatest side of a picture on a contact sheet
+CAPTION_PIXELS = 96  # least side where a caption has to fit below
 
 
 def contact_sheet(
     query_images: Any,
     result_images: Any,
-    hits: Any,
+    hits: Any = None,
     *,
+    captions: Sequence[Sequence[str]] | None = None,
     pad: int = 6,
     scale: int | None = None,
 ) -> Image.Image:
     """Retrieval at a glance: a row a query, then its neighbours, nearest first.
 
     A neighbour of the query's class has a solid green frame, any other a dashed red
-    one.
+    one; where classes are not known there are no frames.
 
     Args:
       query_images: (Q, H, W) or (Q, H, W, C) grey, RGB or RGBA; uint8 or floats in
         [0, 1], clipped.
       result_images: (Q, K, H, W) or (Q, K, H, W, C) neighbours.
-      hits: (Q, K) booleans, True where the neighbour is of the query's class.
+      hits: (Q, K) booleans, True where the neighbour is of the query's class; None
+        where that is not known.
+      captions: Q rows of K + 1 texts to stand below query and neighbours, the middle of
+        long ones left out.
       pad: space between neighbours in pixels, >= 0.
       scale: whole factor of enlargement by nearest neighbour; None makes cells of 48 to
         192 pixels.
@@ -44,17 +49,21 @@ def contact_sheet(
     Raises:
       ValueError: the shapes do not go together, or `scale` is below 1.
     """
-    queries, results, hits = map(np.asarray, (query_images, result_images, hits))
-    if results.shape[:2] != hits.shape or queries.shape[0] != hits.shape[0]:
+    queries, results = np.asarray(query_images), np.asarray(result_images)
+    shape = results.shape[:2] if hits is None else np.shape(hits)
+    marks = np.full(shape, None) if hits is None else np.asarray(hits)
+    if results.shape[:2] != shape or queries.shape[:1] != shape[:1]:
         raise ValueError(
             f"contact_sheet takes (Q, ...) queries, (Q, K, ...) results, (Q, K) hits; "
-            f"got {queries.shape}, {results.shape}, {hits.shape}"
+            f"got {queries.shape}, {results.shape}, {shape}"
         )
-    rows, columns = hits.shape
-    width, height = _cell_size(queries.shape[2], queries.shape[1], scale)
+    rows, columns = shape
+    least = CAPTION_PIXELS if captions else CELL_PIXELS[0]
+    width, height = _cell_size(queries.shape[2], queries.shape[1], scale, least)
     frame = max(3, min(width, height) // 16)
-    step_x, step_y = width + 2 * frame + pad, height + 2 * frame + pad
-    font = ImageFont.load_default(13)
+    below = 14 if captions else 0
+    step_x, step_y = width + 2 * frame + pad, height + 2 * frame + pad + below
+    font, small = ImageFont.load_default(13), ImageFont.load_default(10)
     margin, gap, head = 10, max(12, width // 4), 48
     across = 2 * margin + step_x * (columns + 1) - pad + gap
     sheet = Image.new(
@@ -63,7 +72,7 @@ def contact_sheet(
         "white",
     )
     draw = ImageDraw.Draw(sheet)
-    _legend(draw, margin, 8, font)
+    _legend(draw, margin, 8, font, classes=hits is not None)
     for column in range(columns + 1):
         left = margin + column * step_x + (gap if column else 0)
         label = str(column) if column else "query"
@@ -74,9 +83,12 @@ def contact_sheet(
             image = results[row, column - 1] if column else queries[row]
             picture = _to_image(image).convert("RGB")
             sheet.paste(_resize(picture, width, height), (left + frame, top + frame))
+            right, bottom = left + width + 2 * frame - 1, top + height + 2 * frame - 1
             if column:
-                box = (left, top, left + step_x - pad - 1, top + step_y - pad - 1)
-                _frame(draw, box, frame, bool(hits[row, column - 1]))
+                _frame(draw, (left, top, right, bottom), frame, marks[row, column - 1])
+            if captions:
+                text = _fitting(captions[row][column], width, small)
+                draw.text((middle, bottom + 1), text, INK, small, anchor="mt")
     return sheet
 
 
@@ -121,8 +133,10 @@ def _to_image(array: Any) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _cell_size(width: int, height: int, scale: int | None) -> tuple[int, int]:
-    smallest, largest = CELL_PIXELS
+def _cell_size(
+    width: int, height: int, scale: int | None, smallest: int
+) -> tuple[int, int]:
+    largest = CELL_PIXELS[1]
     longest = max(width, height)
     if scale is not None:
         if scale < 1:
@@ -141,8 +155,21 @@ def _resize(picture: Image.Image, width: int, height: int) -> Image.Image:
     return picture.resize((width, height), resample)
 
 
-def _legend(draw: ImageDraw.ImageDraw, left: int, top: int, font: Any) -> None:
-    for hit, text in ((True, "same class"), (False, "another class")):
+def _fitting(text: str, width: int, font: Any) -> str:
+    """A text on one line, its middle left out until it is no wider than `width`."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    short, most = text, min(len(text), width)
+    while most > 1 and (len(short) > most or font.getlength(short) > width):
+        most -= 1
+        short = f"{text[: (most - 1) // 2]}…{text[len(text) - most // 2 :]}"
+    return short
+
+
+def _legend(
+    draw: ImageDraw.ImageDraw, left: int, top: int, font: Any, *, classes: bool
+) -> None:
+    kinds = ((True, "same class"), (False, "another class")) if classes else ()
+    for hit, text in kinds:
         _frame(draw, (left, top, left + 17, top + 15), 3, hit)
         draw.text((left + 24, top + 13), text, INK, font, anchor="ls")
         left += 24 + round(font.getlength(text)) + 20
@@ -150,10 +177,21 @@ def _legend(draw: ImageDraw.ImageDraw, left: int, top: int, font: Any) -> None:
 
 
 def _frame(
-    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, hit: bool
+    draw: ImageDraw.ImageDraw,
+    box: tuple[int, int, int, int],
+    width: int,
+    hit: bool | None,
 ) -> None:
-    """A solid green or a dashed red frame, `width` pixels inwards from `box`."""
+    """A solid green or a dashed red frame, `width` pixels inwards from `box`.
+
+    A thin grey line around the picture where `hit` is None.
+    """
     left, top, right, bottom = box
+    if hit is None:
+        inner = width - 1
+        box = (left + inner, top + inner, right - inner, bottom - inner)
+        draw.rectangle(box, outline=LINE)
+        return
     if hit:
         draw.rectangle(box, outline=GREEN, width=width)
         return

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -17,15 +18,14 @@ from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.evaluation import collect
 from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
-from jaxfaces.engine.task import Phase
+from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
 from jaxfaces.models import embedder
+from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
 
-# At most this many points and classes are drawn.
-PLOT_POINTS, PLOT_CLASSES = 1000, 10
-SHEET_QUERIES, SHEET_RESULTS = 8, 8
+PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +247,8 @@ class Retrieval:
         labels, rows = columns["label"], columns["index"]
         shown = np.flatnonzero(labels <= np.unique(labels)[:PLOT_CLASSES][-1])
         shown = shown[:: -(-len(shown) // PLOT_POINTS)]
-        queries = np.linspace(0, len(labels) - 1, SHEET_QUERIES).astype(int)
-        nearest = _neighbours(embeddings, queries)
+        queries = np.linspace(0, len(labels) - 1, files.SHEET_QUERIES).astype(int)
+        nearest = files.nearest_others(embeddings, queries)
         cells = np.concatenate([queries[:, None], nearest], axis=1)
         images = sweep.read(rows[cells].reshape(-1))["image"]
         images = images.reshape(*cells.shape, *images.shape[1:])
@@ -262,6 +262,16 @@ class Retrieval:
                 labels[nearest] == labels[queries][:, None],
             ),
         }
+
+    def read_files(self, paths: Sequence[Path], *, max_pixels: int) -> Stream:
+        """A user's own images, fitted as in training."""
+        return files.stream(self.data, paths, self.eval_batch_size, max_pixels)
+
+    write = staticmethod(files.write)
+
+    def read_outputs(self, path: Path) -> Predicted:
+        """The embeddings that `write` wrote."""
+        return files.load(path, self.data)
 
     def smoke(self) -> "Retrieval":
         """The same task on tiny made-up images, the network narrow."""
@@ -278,16 +288,6 @@ class Retrieval:
             classes_per_batch=4,
             eval_batch_size=16,
         )
-
-
-def _neighbours(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Rows of the (SHEET_RESULTS) items nearest to each query, itself left out."""
-    k = min(SHEET_RESULTS + 1, len(embeddings))
-    order, _ = metric.nearest_neighbours(embeddings[queries], embeddings, k=k)
-    # A duplicate may come before the query itself, so it is found, not cut off.
-    itself = order == queries[:, None]
-    itself[~itself.any(axis=1), -1] = True
-    return order[~itself].reshape(len(queries), k - 1)
 
 
 def _read_turned(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:

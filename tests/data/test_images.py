@@ -169,6 +169,11 @@ def test_an_empty_and_a_missing_file_are_refused(tmp_path):
         images.decode(tmp_path / "gone.png")
 
 
+def test_what_the_system_does_not_let_read_is_not_called_damaged(tmp_path):
+    with pytest.raises(images.ImageError, match="cannot be read: Is a directory"):
+        images.decode(tmp_path)
+
+
 def bomb(width, height):
     """A PNG of a few bytes that claims to be of any size."""
 
@@ -194,6 +199,8 @@ def test_the_pixel_limit_is_inclusive():
     assert images.decode(data, max_pixels=240).size == (20, 12)
     with pytest.raises(images.ImageError, match="20 x 12 pixels"):
         images.decode(data, max_pixels=239)
+    with pytest.raises(images.ImageError, match="20 x 12 pixels"):
+        images.load(data, max_pixels=239)
 
 
 def test_check_reads_the_header_alone():

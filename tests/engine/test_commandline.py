@@ -6,7 +6,7 @@ import sys
 import contract_tasks
 import pytest
 
-from jaxfaces import evaluate, registry, train
+from jaxfaces import evaluate, predict, registry, train
 from jaxfaces.engine import commandline
 from jaxfaces.engine.options import Options
 
@@ -62,6 +62,44 @@ def test_a_bad_command_line_is_one_clear_error(words, message):
         parse(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "seed", "others"),
+    [
+        ((), 0, []),
+        (("a b", "--seed=3", "ü"), 3, ["a b", "ü"]),
+        (("--seed", "3", "x"), 3, ["x"]),
+        (("x", "--seed=3", "--", "--seed=4", "-y"), 3, ["x", "--seed=4", "-y"]),
+        (("--", "--flagfile=none"), 0, ["--flagfile=none"]),
+        (("-", "x=3"), 0, ["-", "x=3"]),
+    ],
+)
+def test_flags_and_other_words_mix(words, seed, others):
+    built, rest = commandline.parse_mixed(words, {"options": Options()})
+    assert (built["options"].seed, rest) == (seed, others)
+
+
+def test_a_flagfile_may_stand_behind_other_words(tmp_path):
+    path = tmp_path / "a.cfg"
+    path.write_text("--seed=3\n")
+    words = ["x", f"--flagfile={path}", "y"]
+    built, rest = commandline.parse_mixed(words, {"options": Options()})
+    assert (built["options"].seed, rest) == (3, ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("x", "--sed=3"), "did you mean --seed"),
+        (("x", "-photo.png"), "a file whose name begins with - comes after"),
+        (("x", "--seed=-1x"), "--seed must be a whole number"),
+        (("x", "--seed"), "Missing value"),
+    ],
+)
+def test_flags_among_other_words_are_checked(words, message):
+    with pytest.raises(commandline.UsageError, match=message):
+        commandline.parse_mixed(words, {"options": Options()})
+
+
 def test_a_flagfile_that_is_not_text_is_an_error(tmp_path):
     path = tmp_path / "bad.cfg"
     path.write_bytes(b"\xff\xfe\x00--steps=3")
@@ -107,7 +145,7 @@ def test_help_with_a_task_shows_its_flags_ranges_and_defaults(capsys):
     assert "--recall_ks" not in text  # a flag of another task
 
 
-@pytest.mark.parametrize("command", [train.main, evaluate.main])
+@pytest.mark.parametrize("command", [train.main, evaluate.main, predict.main])
 def test_a_usage_error_is_one_line_and_exit_code_2(command, capsys):
     assert command([TASK, "--nonsense=1"]) == 2
     captured = capsys.readouterr()

@@ -111,6 +111,30 @@ class TestContactSheet:
         with pytest.raises(ValueError, match="got"):
             figures.contact_sheet(_images(*queries), _images(*results), np.ones(hits))
 
+    def test_without_classes_there_are_no_frames(self):
+        grey = np.full((2, 3, 8, 8), 0.5, np.float32)
+        sheet = figures.contact_sheet(grey[:, 0], grey)
+        assert _count(sheet, pictures.GREEN) == _count(sheet, pictures.RED) == 0
+        assert _count(sheet, pictures.LINE) > 2 * 3 * 4 * 48
+
+    def test_captions_stand_below_every_picture(self):
+        white = np.ones((2, 3, 8, 8), np.float32)
+        plain = figures.contact_sheet(white[:, 0], white, scale=12)
+        texts = [["query", "0.9  a", "b", ""], ["long " * 99, "q\nr", "é", "\x1b"]]
+        sheet = figures.contact_sheet(white[:, 0], white, captions=texts, scale=12)
+        assert sheet.width == plain.width
+        assert sheet.height == plain.height + 2 * 14
+        dark, before = ((np.asarray(each) < 160).sum() for each in (sheet, plain))
+        assert dark > before + 300
+        cells = np.asarray(sheet)[:, 8 + 12 * 8 + 12 :][:, :18]
+        assert (cells == 255).all()  # a long one keeps to its picture
+
+    def test_cells_with_captions_are_at_least_96_pixels(self):
+        images = _images(1, 8, 8)
+        captions = [["query", "found"]]
+        sheet = figures.contact_sheet(images, images[:, None], captions=captions)
+        assert sheet.height > 48 + 96 + 14
+
     def test_scale_below_one_is_refused(self):
         with pytest.raises(ValueError, match="scale"):
             figures.contact_sheet(

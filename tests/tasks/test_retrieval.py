@@ -14,7 +14,7 @@ import metric
 from jaxfaces import train
 from jaxfaces.engine import assembly, config
 from jaxfaces.engine.options import Options
-from jaxfaces.tasks import retrieval
+from jaxfaces.tasks import retrieval_files
 from jaxfaces.tasks.image_data import ImageData
 from jaxfaces.tasks.retrieval import Retrieval
 
@@ -241,7 +241,7 @@ def test_a_contact_sheet_never_shows_the_query_as_its_own_neighbour():
     embeddings = rng.normal(size=(30, 4)).astype(np.float32)
     embeddings[3] = embeddings[17]  # a duplicate before the query in the ranking
     queries = np.array([0, 17, 29])
-    nearest = retrieval._neighbours(embeddings, queries)
+    nearest = retrieval_files.nearest_others(embeddings, queries)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     for row, query in zip(nearest, queries):
         order = np.argsort(-(unit @ unit[query]), kind="stable")
