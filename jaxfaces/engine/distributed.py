@@ -18,7 +18,7 @@ import numpy as np
 from jax._src import distributed as jax_distributed
 
 from jaxfaces.engine import config, mesh
-from jaxfaces.engine.errors import Interrupted, RunError
+from jaxfaces.engine.errors import DivergedError, Interrupted, RunError
 from jaxfaces.engine.options import Cluster, Options
 from jaxfaces.engine.signals import Request
 
@@ -54,16 +54,28 @@ def joined(cluster: Cluster) -> Iterator[None]:
     watch = threading.Thread(target=_watch, args=(over,), daemon=True)
     watch.start()
     try:
-        yield
-    except Interrupted:
-        raise  # all stop at one step, each by itself
-    except BaseException as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        _tell(f"process {jax_distributed.global_state.process_id}: {line}")
-        raise
+        with announced():
+            yield
     finally:
         over.set()
         watch.join()
+
+
+@contextlib.contextmanager
+def announced() -> Iterator[None]:
+    """Tells the other processes of an error that leaves the context.
+
+    Inside of whatever waits for the others when it is left, such as checkpoints.
+    """
+    try:
+        yield
+    except (Interrupted, DivergedError):
+        raise  # all come to it at one step, each by itself
+    except BaseException as error:
+        if _client() is not None:
+            line = " ".join(str(error).split()) or type(error).__name__
+            _tell(f"process {jax_distributed.global_state.process_id}: {line}")
+        raise
 
 
 def _start(cluster: Cluster) -> None:

@@ -72,7 +72,7 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
             if finished is not None:
                 Progress.announce(f"{workdir} is finished", quiet=options.quiet)
                 return finished
-            with signals.stop_requests() as request:
+            with signals.stop_requests() as request, distributed.announced():
                 return _Run(task, options, folder, checkpoints, request).train()
 
 

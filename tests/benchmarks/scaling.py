@@ -191,16 +191,19 @@ def one_device(args: argparse.Namespace, flops: float) -> dict:
     batch = jax.tree.map(lambda x: jax.numpy.ones(x.shape, x.dtype), batch)
     labels = jax.numpy.arange(args.rows) // 4
     batch["train"] = batch["train"] | {"label": labels}
-    tree, seconds = program.start(batch, [phase]), []
+    tree, seconds, busy = program.start(batch, [phase]), [], []
     for n in range(4):
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), time.process_time()
         tree, token = program.step(phase, tree, batch, n)
         token.block_until_ready()
         seconds.append(time.perf_counter() - begin)
+        busy.append(time.process_time() - before)
     where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     return {
         "ms": min(seconds[1:]) * 1e3,
         "from": f"measured here, {where}, the quickest of 3 steps",
+        "cpu_seconds": min(busy[1:]),
+        "load": os.getloadavg()[0],
         "gflops": flops / min(seconds[1:]) / 1e9,
     }
 

@@ -35,15 +35,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(port, process, workdir, *flags, processes=2, devices=4):
-    """One of two processes with half of eight simulated devices."""
-    cluster = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
-    cluster += [f"--process={process}", f"--workdir={workdir}"]
+def start(port, process, workdir, *flags):
+    """One of two processes, which meet at a port."""
+    cluster = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    return launch(*cluster, f"--process={process}", f"--workdir={workdir}", *flags)
+
+
+def launch(*flags):
+    """The train command with half of eight simulated devices."""
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxfaces.train", *cluster, *flags],
-        env=os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": str(devices)},
+        [sys.executable, "-m", "jaxfaces.train", *flags],
+        env=os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "4"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,6 +216,57 @@ def test_an_error_in_one_process_ends_both_in_one_line(tmp_path):
     assert "jaxfaces: stopped, process 0: " in other
     visible = [p.name for p in foreign.iterdir() if not p.name.startswith(".")]
     assert visible == ["letter.txt"]
+
+
+FAULTY = """
+import dataclasses
+import contract_tasks
+import jax
+
+
+class Faulty(contract_tasks.Linear):
+    def streams(self, split, seed):
+        stream = super().streams(split, seed)["train"]
+
+        def read(rows):
+            if split == "train" and jax.process_index() == 1 and 7 in rows:
+                raise ValueError("row 7 cannot be read")
+            return stream.read(rows)
+
+        return {"train": dataclasses.replace(stream, read=read)}
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_the_middle_of_a_run_ends_both_out_of_a_collective(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "faulty_task.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    flags = ["--task=faulty_task:Faulty", "--eval_every=0", "--steps=50"]
+    with two(tmp_path / "run", *flags) as pair:
+        codes, ((_, main), (_, other)) = end(pair, 60)
+    assert codes == [1, 1]
+    assert "row 7 cannot be read" in other
+    assert "jaxfaces: stopped, process 1: " in main
+    assert "row 7 cannot be read" in main
+
+
+@pytest.mark.slow
+def test_slurm_is_found_by_its_variables(tmp_path, monkeypatch):
+    port = free_port()
+    pair = []
+    for process in (0, 1):
+        slurm = {"JOB_ID": 7, "STEP_NODELIST": "127.0.0.1", "NTASKS": 2}
+        slurm |= {"PROCID": process, "LOCALID": process}
+        for name, value in slurm.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+        words = ["--distributed", LINEAR, f"--workdir={tmp_path / 'run'}"]
+        pair.append(launch(*words, "--steps=4", "--eval_every=0"))
+    codes, ((out, _), _) = end(pair)
+    assert codes == [0, 0]
+    assert "8 × cpu of 2 processes" in out
 
 
 @pytest.mark.slow
