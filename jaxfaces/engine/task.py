@@ -67,9 +67,9 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `smoke` and `sharding` may be left out; `with_variables`, for a state made
-    by `engine.steps`; and where `python -m jaxfaces.predict` shall not serve the task,
-    `read_files`, `write` and `read_outputs`.
+    `figures`, `smoke` and `sharding` may be left out; so may `with_variables`, for a
+    state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not serve
+    the task, `read_files`, `write` and `read_outputs`.
     """
 
     steps: int
