@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxfaces.data.streams import Stream, ordered
 from jaxfaces.engine import config, mesh, reader
 from jaxfaces.engine.checkpoints import Checkpoints
@@ -45,12 +43,15 @@ class Assembly:
         return self.program.start(self.first_batch(), self.timeline.phases)
 
     def template(self) -> dict[str, Any]:
-        """Shapes, types and places of what a checkpoint holds; computes nothing."""
-        placed = mesh.replicated(self.program.mesh)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
-            jax.eval_shape(self.start),
-        )
+        """Shapes, types and places of what a checkpoint holds; makes no state."""
+        return self.program.like(self.first_batch(), self.timeline.phases)
+
+    def compile_ahead(self, step: int, template: Mapping[str, Any]) -> None:
+        """Begins to compile, in a thread, what step number `step` will need."""
+        phase, _ = self.timeline.at(step)
+        batch = self.first_batch()
+        given = {name: batch[name] for name in phase.streams}
+        self.program.compile_ahead(phase, template, given)
 
 
 def assemble(

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -53,8 +54,12 @@ class Program:
         self._replicated = mesh_lib.replicated(mesh)
         self._traces: dict[str, list[dict[str, str]]] = {}
         self._functions: dict[str, Callable] = {}
-        compiler = {"xla_gpu_deterministic_ops": True} if deterministic else None
+        self._ahead: dict[str, Future] = {}
+        compiler = {"xla_gpu_deterministic_ops": True} if deterministic else {}
+        self._compiler: dict[str, Any] = compiler
         self._jit = functools.partial(jax.jit, compiler_options=compiler)
+        self._init = self._build_init()
+        self._compiled_init: Callable | None = None
         self._predict = self._jit(task.predict)
         self._inference = self._jit(task.inference)
         keys = [jax.random.key(seed + i) for i in range(seeds)]
@@ -68,19 +73,40 @@ class Program:
 
     def init(self, batch: Batch) -> Any:
         """The first state, made on the devices."""
+        if self._compiled_init is None:
+            options = dict(self._compiler)
+            if jax.default_backend() == "cpu":
+                # It runs once, and optimising it takes longer than all else at a start;
+                # level 1 still fuses and rounds as the default does.
+                options["xla_backend_optimization_level"] = 1
+            lowered = self._init.lower(self.roots, batch)
+            self._compiled_init = lowered.compile(compiler_options=options)
+        return self._compiled_init(self.roots, batch)
 
+    def _build_init(self) -> Any:
         def make(root: jax.Array, batch: Batch) -> Any:
             # A key that no step uses: steps fold in numbers from 0.
-            return self.task.init(
-                jax.random.fold_in(root, 2**32 - 1), batch, self.sizes
-            )
+            key = jax.random.fold_in(root, 2**32 - 1)
+            return jax.tree.map(_strong, self.task.init(key, batch, self.sizes))
 
-        make = jax.vmap(make, (0, None)) if self.seeds > 1 else make
-        return self._jit(make, out_shardings=self._replicated)(self.roots, batch)
+        make = self._over_seeds(make, (0, None))
+        return jax.jit(make, out_shardings=self._replicated)
 
     def start(self, batch: Batch, phases: Sequence[Phase]) -> dict[str, Any]:
         """All that a checkpoint holds, before any step: state, health and totals."""
-        state = self.init(batch)
+        return self._with_totals(self.init(batch), batch, phases)
+
+    def like(self, batch: Batch, phases: Sequence[Phase]) -> dict[str, Any]:
+        """Shapes, types and places of what `start` gives; makes no state."""
+        state = jax.eval_shape(self._init, self.roots, batch)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated),
+            self._with_totals(state, batch, phases),
+        )
+
+    def _with_totals(
+        self, state: Any, batch: Batch, phases: Sequence[Phase]
+    ) -> dict[str, Any]:
         sums = {}
         for name, function, streams in _functions(phases):
             given = {stream: batch[stream] for stream in streams}
@@ -90,7 +116,7 @@ class Program:
         beside: dict[str, Any] = {"health": health.well(), "totals": sums}
         if self.seeds > 1:
             beside = jax.tree.map(
-                lambda x: jax.numpy.broadcast_to(x, (self.seeds,)), beside
+                lambda x: np.broadcast_to(x, (self.seeds, *np.shape(x))), beside
             )
         return {"state": state, **jax.device_put(beside, self._replicated)}
 
@@ -116,14 +142,37 @@ class Program:
     def _run(
         self, name: str, function: Step, tree: Mapping[str, Any], batch: Batch, n: int
     ) -> tuple[dict[str, Any], jax.Array]:
-        if name not in self._functions:
-            self._functions[name] = self._build(name, function)
-        state, well, sums, token = self._functions[name](
+        run = self._function(name, function)
+        if name in self._ahead:
+            self._ahead.pop(name).result()
+        state, well, sums, token = run(
             tree["state"], tree["health"], tree["totals"][name], batch, self.roots,
             np.int32(n),
         )  # fmt: skip
         after = {**tree["totals"], name: sums}
         return {"state": state, "health": well, "totals": after}, token
+
+    def compile_ahead(self, phase: Phase, tree: Mapping[str, Any], batch: Any) -> None:
+        """Compiles a phase in a thread, while the host does something else.
+
+        Args:
+          phase: the phase whose step will be wanted.
+          tree: what `like` gives.
+          batch: one batch of the phase.
+        """
+        if jax.process_count() > 1:
+            return  # processes might compile in different orders, and wait for others
+        name = phase.name
+        run = self._function(name, phase.step)
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            (tree["state"], tree["health"], tree["totals"][name], batch, self.roots),
+        )
+        number = jax.ShapeDtypeStruct((), np.int32)
+        thread = ThreadPoolExecutor(1, "compile")
+        # The first call with such arguments finds the program ready.
+        self._ahead[name] = thread.submit(lambda: run.lower(*like, number).compile())
+        thread.shutdown(wait=False)
 
     def state_of(self, state: Any, seed: int) -> Any:
         """The state of one of the seeds."""
@@ -141,6 +190,11 @@ class Program:
 
     def _over_seeds(self, function: Callable, axes: tuple) -> Callable:
         return jax.vmap(function, axes) if self.seeds > 1 else function
+
+    def _function(self, name: str, function: Step) -> Any:
+        if name not in self._functions:
+            self._functions[name] = self._build(name, function)
+        return self._functions[name]
 
     def _build(self, name: str, function: Step) -> Callable:
         def one(
@@ -177,6 +231,12 @@ class Program:
                 f"phase {name!r} was compiled {len(traces)} times: "
                 + _changes(traces[-2], shapes)
             )
+
+
+def _strong(x: Any) -> Any:
+    """Without a weak type, which a restored array has not either."""
+    kind = jax.typeof(x)
+    return jax.numpy.asarray(x, kind.dtype) if kind.weak_type else x
 
 
 def entering(phase: Phase) -> str:
