@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from torch.utils import data as torch_data
 
-from jaxfaces.data import encoded, sources, streams
+from jaxfaces.data import array_records, encoded, sources, streams
 from jaxfaces.engine import reader
 from jaxfaces.engine.options import Options
 from jaxfaces.engine.task import Phase
@@ -105,7 +105,7 @@ def in_memory(name: str, **settings: object) -> tuple:
 def caltech101() -> tuple:
     name = "caltech101_retrieval"
     source = sources.load(name, "train", image_size=SIZE, memory_limit=0)
-    stored = encoded.from_tfds(encoded.find(name, ""), "train")
+    stored = array_records.from_tfds(array_records.find(name, ""), "train")
     return source, Photographs(stored.fetch(np.arange(stored.examples))), 60
 
 
@@ -159,7 +159,8 @@ def ours(source):
     def stream(seed: int) -> streams.Stream:
         plan = streams.shuffled_plan(len(source), BATCH, seed=seed)
         sweep = streams.batches_to_cover(len(source), BATCH)
-        return streams.Stream(plan, source.read, len(source), source.classes, sweep)
+        sizes = (len(source), source.classes, sweep)
+        return streams.Stream(plan, source.read, *sizes, in_memory=source.in_memory)
 
     def loader(workers: int, batches: int) -> Iterator:
         timeline = Timeline([Phase("train", None, no_step)], batches)
