@@ -36,14 +36,15 @@ def put(mesh: Mesh, batch: Mapping[str, Any]) -> Any:
       ValueError: the global batch does not divide among the devices.
     """
     rows = NamedSharding(mesh, PartitionSpec("data"))
-
-    def place(column: np.ndarray) -> jax.Array:
+    for column in jax.tree.leaves(batch):
         total = len(column) * jax.process_count()
         if total % mesh.size:
             raise ValueError(
                 f"a batch of {total} rows cannot be split over {mesh.size} devices; "
                 f"choose a multiple of {mesh.size}, or fewer --devices"
             )
-        return jax.make_array_from_process_local_data(rows, column)
-
-    return jax.tree.map(place, batch)
+    if jax.process_count() == 1:  # all columns at once take half the time
+        return jax.device_put(batch, rows)
+    return jax.tree.map(
+        lambda column: jax.make_array_from_process_local_data(rows, column), batch
+    )
