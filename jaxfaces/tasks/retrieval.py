@@ -141,14 +141,15 @@ class Retrieval:
         )
         sweep = metric.epoch_batches(labels, self.classes_per_batch, self.min_images)
         classes = len(np.unique(labels))
-        return _stream(source, plan, read, (len(labels), classes, sweep))
+        counts = (len(labels), classes, sweep, source.skipped)
+        return Stream(plan, read, *counts, source.in_memory)
 
     def _ordered(self, source: Source) -> Stream:
         size = self.eval_batch_size
         plan = streams.ordered_plan(len(source), size)
         sweep = streams.batches_to_cover(len(source), size)
-        sizes = (len(source), source.classes, sweep)
-        return _stream(source, plan, source.read, sizes)
+        counts = (len(source), source.classes, sweep, source.skipped)
+        return Stream(plan, source.read, *counts, source.in_memory)
 
     def _net(self) -> net.Net:
         module = embedder.make(
@@ -277,11 +278,6 @@ class Retrieval:
             classes_per_batch=4,
             eval_batch_size=16,
         )
-
-
-def _stream(source: Source, plan: Any, read: Any, sizes: tuple) -> Stream:
-    """A stream of a source: `sizes` are its examples, its classes and its sweep."""
-    return Stream(plan, read, *sizes, source.skipped, source.in_memory)
 
 
 def _neighbours(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:

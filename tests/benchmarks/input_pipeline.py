@@ -46,7 +46,7 @@ WORKERS = (0, 1, 2)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sets", default="omniglot,cifar10,caltech101")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -106,7 +106,7 @@ def caltech101() -> tuple:
     name = "caltech101_retrieval"
     source = sources.load(name, "train", image_size=SIZE, memory_limit=0)
     stored = array_records.from_tfds(array_records.find(name, ""), "train")
-    return source, Photographs(stored.fetch(np.arange(stored.examples))), 60
+    return source, Photographs(stored.fetch(np.arange(stored.examples))), 40
 
 
 SETS = {"omniglot": omniglot, "cifar10": cifar10, "caltech101": caltech101}
