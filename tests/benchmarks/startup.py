@@ -72,7 +72,6 @@ def start(flagfile: str, folder: Path, cache: Path | None) -> dict:
     with tempfile.TemporaryDirectory(dir=folder) as workdir:
         flags = [f"--flagfile={flagfile}", f"--workdir={workdir}/run", "--steps=1"]
         flags += ["--test=false", "--quiet"]
-        # "off" is refused where the trainer has no such word; empty is then off.
         flags += [f"--compile_cache={cache or ''}"]
         began = time.time()
         command = [sys.executable, __file__, "--child", *flags]
@@ -90,8 +89,6 @@ def start(flagfile: str, folder: Path, cache: Path | None) -> dict:
 
 def child(flags: list[str]) -> None:
     """Runs the trainer's command until its first step is done; prints the marks."""
-    import numpy  # noqa: F401
-
     marks: list[tuple[str, float, float]] = []
     clocks: dict[str, list[float]] = {name: [0, 0.0] for name in EVENTS.values()}
 
@@ -150,7 +147,7 @@ def child(flags: list[str]) -> None:
 
     def first_step(*args, **kwargs):
         mark("first batch")
-        state, totals, token = step(*args, **kwargs)
+        *_, token = step(*args, **kwargs)
         token.block_until_ready()
         mark("first step")
         print(json.dumps({"marks": marks, "jax": clocks}), flush=True)
