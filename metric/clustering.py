@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,6 +10,8 @@ from sklearn import cluster, exceptions
 from threadpoolctl import threadpool_limits
 
 from metric import distances
+
+_normalize = jax.jit(distances.normalize)
 
 
 def clustering_measures(
@@ -53,9 +56,7 @@ def clustering_measures(
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct points than classes is a bad embedding, which the score says.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        clusters = means.fit_predict(
-            np.asarray(distances.normalize(jnp.asarray(points)))
-        )
+        clusters = means.fit_predict(np.asarray(_normalize(jnp.asarray(points))))
     return agreement(clusters, labels)
 
 

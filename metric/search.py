@@ -62,7 +62,8 @@ class Search:
         """Similarities of a whole block, the rows after `rows` being a fill."""
         padded = np.pad(rows, (0, self.block_size - len(rows)))
         own = padded if self.excludes_itself else None
-        return _scores(self.queries[padded], self.items, own, self.num_items)
+        queries = jnp.take(self.queries, padded, axis=0, mode="clip")
+        return _scores(queries, self.items, own, self.num_items)
 
     def first_rank(self, scores: jax.Array, members: np.ndarray) -> np.ndarray:
         """Rank, from 1, of the first of the items `members` (b, R) of each query."""
@@ -132,12 +133,14 @@ def _unit_rows(embeddings: ArrayLike, name: str) -> jax.Array:
     rows = jnp.asarray(embeddings)
     if rows.ndim != 2:
         raise ValueError(f"{name} must be (rows, width), got shape {rows.shape}")
-    unit = _normalize(rows)
-    if not jnp.isfinite(rows).all():
+    unit, finite = _normalize(rows)
+    if not finite:
         raise ValueError(f"{name} hold NaN or infinity; rankings need finite numbers")
     return unit
 
 
 @jax.jit
-def _normalize(rows: jax.Array) -> jax.Array:
-    return distances.normalize(rows).astype(jnp.float32)
+def _normalize(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Unit rows in float32, and whether all entries of `rows` are finite."""
+    unit = distances.normalize(rows).astype(jnp.float32)
+    return unit, jnp.all(jnp.isfinite(rows))

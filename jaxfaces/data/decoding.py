@@ -28,6 +28,7 @@ class Decoded(NamedTuple):
     names: tuple[str, ...] | None
     roles: np.ndarray | None
     left_out: np.ndarray | None
+    in_memory: bool
 
 
 def decode(
@@ -82,6 +83,7 @@ def decode(
         names=stored.names or _names(kept),
         roles=_roles(kept),
         left_out=_counted(chosen, kept, lost) if lost else None,
+        in_memory=in_memory,
     )
 
 

@@ -24,6 +24,7 @@ class Source:
       roles: (N,) "query" or "gallery", or None where every image is both.
       left_out: (N,) number of bad examples that were left out, each counted at a kept
         row of its class, so that subsets count their own; None where there are none.
+      in_memory: the images are held decoded.
     """
 
     pixels: Callable[[np.ndarray], np.ndarray]
@@ -31,6 +32,7 @@ class Source:
     names: tuple[str, ...] | None = None
     roles: np.ndarray | None = None
     left_out: np.ndarray | None = None
+    in_memory: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,7 +69,8 @@ def from_arrays(
     """A source over (N, H, W, C) uint8 images and (N,) labels in memory."""
     if len(pixels) != len(labels):
         raise ValueError(f"got {len(pixels)} images and {len(labels)} labels")
-    return Source(pixels.__getitem__, np.asarray(labels, np.int32), names)
+    labels = np.asarray(labels, np.int32)
+    return Source(pixels.__getitem__, labels, names, in_memory=True)
 
 
 def subset(source: Source, rows: np.ndarray) -> Source:

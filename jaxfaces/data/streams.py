@@ -24,6 +24,8 @@ class Stream:
       classes: number of classes, 0 where there are none.
       sweep: number of batches that cover every row once.
       skipped: number of bad examples that were left out.
+      in_memory: reading is no more than indexing arrays, so that worker processes
+        would only copy them: --workers leaves it to threads.
     """
 
     plan: Plan
@@ -32,6 +34,7 @@ class Stream:
     classes: int
     sweep: int
     skipped: int = 0
+    in_memory: bool = False
 
 
 def load_batch(
@@ -115,7 +118,8 @@ def from_columns(
     def read(rows: np.ndarray) -> Columns:
         return {name: column[rows] for name, column in columns.items()}
 
-    return Stream(plan, read, next(iter(lengths.values())), classes, sweep)
+    examples = next(iter(lengths.values()))
+    return Stream(plan, read, examples, classes, sweep, in_memory=True)
 
 
 def batches_to_cover(examples: int, batch_size: int) -> int:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxfaces.data.streams import Stream, ordered
 from jaxfaces.engine import config, mesh, reader
 from jaxfaces.engine.checkpoints import Checkpoints
@@ -45,20 +43,15 @@ class Assembly:
         return self.program.start(self.first_batch(), self.timeline.phases)
 
     def template(self) -> dict[str, Any]:
-        """Shapes, types and places of what a checkpoint holds; computes nothing."""
-        batch, phases = self.first_batch(), self.timeline.phases
-        shapes = jax.eval_shape(lambda: self.program.start(batch, phases))
-        whole = mesh.replicated(self.program.mesh)
-        places = {name: whole for name in shapes}
-        places["state"] = self.program.places(batch)
+        """Shapes, types and places of what a checkpoint holds; makes no state."""
+        return self.program.like(self.first_batch(), self.timeline.phases)
 
-        def shaped(place: Any, below: Any) -> Any:
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), below
-            )
-
-        # One place may stand for all leaves below it.
-        return jax.tree.map(shaped, places, shapes)
+    def compile_ahead(self, step: int, template: Mapping[str, Any]) -> None:
+        """Begins to compile, in a thread, what step number `step` will need."""
+        phase, _ = self.timeline.at(step)
+        batch = self.first_batch()
+        given = {name: batch[name] for name in phase.streams}
+        self.program.compile_ahead(phase, template, given)
 
 
 def assemble(

@@ -152,12 +152,12 @@ class Checkpoints:
         return jax.tree.map(_restorable, tree, like)
 
     def newest(
-        self, like: Callable[[], Any], *, resume: str, warn: Callable[[str], None]
+        self, like: Any, *, resume: str, warn: Callable[[str], None]
     ) -> tuple[int, Any, dict[str, Any]] | None:
         """The step, tree and meta to go on with; None where nothing was saved.
 
         Args:
-          like: makes what `restore` takes, where there is something to restore.
+          like: see `restore`.
           resume: "newest" raises if the newest checkpoint is damaged; "latest_good"
             goes back to the newest that is whole, and moves those after it aside.
           warn: gets one line for each that is moved.
@@ -169,7 +169,7 @@ class Checkpoints:
         faults: dict[int, CheckpointError] = {}
         for step in reversed(steps):
             try:
-                found = step, self.restore(step, like()), self.meta(step)
+                found = step, self.restore(step, like), self.meta(step)
             except CheckpointError as error:
                 faults[step] = error
                 if resume == "latest_good":

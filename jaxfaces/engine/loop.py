@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxfaces.engine import (
     assembly,
+    compiled,
     config,
     distributed,
     evaluation,
@@ -57,9 +58,7 @@ def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
     options = config.replace(Options(), overrides)
     config.check(task)
     evaluation.parse_monitor(task.monitor)
-    if options.compile_cache:
-        Path(options.compile_cache).mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", options.compile_cache)
+    compiled.keep(options.compile_cache)
     folder = RunDir(Path(workdir))
     with folder.writing(), contextlib.ExitStack() as held:
         if distributed.is_main():
@@ -109,9 +108,9 @@ class _Run:
         if distributed.is_main():
             folder.settle_sizes(self.parts.sizes)
         self.step, self.saved, self.meta = 0, None, report.first_meta()
-        found = checkpoints.newest(
-            self.parts.template, resume=options.resume, warn=self._warn
-        )
+        template = self.parts.template()
+        self.parts.compile_ahead((checkpoints.steps() or [0])[-1], template)
+        found = checkpoints.newest(template, resume=options.resume, warn=self._warn)
         if found:
             self.step, self.tree, meta = found
             self.saved = self.step

@@ -46,12 +46,13 @@ def put(mesh: Mesh, batch: Any) -> Any:
       ValueError: the global batch does not divide among the devices.
     """
     rows = _rows(mesh)
-
-    def place(column: np.ndarray) -> jax.Array:
+    for column in jax.tree.leaves(batch):
         _check(mesh, len(column) * jax.process_count())
-        return jax.make_array_from_process_local_data(rows, column)
-
-    return jax.tree.map(place, batch)
+    if jax.process_count() == 1:  # all columns at once take half the time
+        return jax.device_put(batch, rows)
+    return jax.tree.map(
+        lambda column: jax.make_array_from_process_local_data(rows, column), batch
+    )
 
 
 def put_whole(mesh: Mesh, batch: Mapping[str, Any]) -> Any:

@@ -66,7 +66,7 @@ class Options:
     )
     workers: int = knob(
         0,
-        "Processes that read data; 0 reads in threads.",
+        "Processes that read data; 0 reads in threads, as data in memory always is.",
         lower=0,
         upper=256,
         runtime=True,

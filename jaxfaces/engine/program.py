@@ -1,8 +1,8 @@
 """The compiled programs of a run: first state, phases, prediction."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -11,7 +11,11 @@ from jax.sharding import Mesh
 
 from jaxfaces.engine import health, sharding, totals
 from jaxfaces.engine import mesh as mesh_lib
+from jaxfaces.engine.compiled import Compilations
 from jaxfaces.engine.task import Batch, Phase, Sizes, Step, Task
+
+# No atomic additions, and no choice of algorithms by timing.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
 
 class Program:
@@ -48,16 +52,18 @@ class Program:
         warn: Callable[[str], None],
     ):
         self.task, self.mesh, self.sizes, self.seeds = task, mesh, sizes, seeds
-        self._warn = warn
         self._patience = patience or 0
         # Choosing between two states costs a pass over them: only where one may matter.
         self._protect = patience is not None or seeds > 1
         self._replicated = mesh_lib.replicated(mesh)
-        self._traces: dict[str, list[dict[str, str]]] = {}
+        self._traces = Compilations(warn)
         self._functions: dict[str, Callable] = {}
-        compiler = {"xla_gpu_deterministic_ops": True} if deterministic else None
+        self._ahead: dict[str, Future] = {}
+        compiler = DETERMINISTIC if deterministic else {}
+        self._compiler: dict[str, Any] = compiler
         self._jit = functools.partial(jax.jit, compiler_options=compiler)
         self._shard_state = shard_state
+        self._init: Callable | None = None
         # Whole on every device, so that every process can read them.
         self._predict = self._jit(task.predict, out_shardings=self._replicated)
         self._inference = self._jit(task.inference, out_shardings=self._replicated)
@@ -71,16 +77,28 @@ class Program:
     @property
     def compilations(self) -> int:
         """How often a phase was compiled; one a phase is what there should be."""
-        return sum(len(traces) for traces in self._traces.values())
+        return self._traces.count
 
     def init(self, batch: Batch) -> Any:
         """The first state, made on the devices."""
-        make = self._over_seeds(self._first, (0, None))
-        return self._jit(make, out_shardings=self.places(batch))(self.roots, batch)
+        if self._init is None:
+            options = dict(self._compiler)
+            if jax.default_backend() == "cpu":
+                # It runs once, and optimising it takes longer than all else at a start;
+                # level 1 still fuses and rounds as the default does.
+                options["xla_backend_optimization_level"] = 1
+            make = jax.jit(self._make, out_shardings=self.places(batch))
+            lowered = make.lower(self.roots, batch)
+            self._init = lowered.compile(compiler_options=options)
+        return self._init(self.roots, batch)
+
+    def _make(self, roots: jax.Array, batch: Batch) -> Any:
+        return self._over_seeds(self._first, (0, None))(roots, batch)
 
     def _first(self, root: jax.Array, batch: Batch) -> Any:
         # A key that no step uses: steps fold in numbers from 0.
-        return self.task.init(jax.random.fold_in(root, 2**32 - 1), batch, self.sizes)
+        key = jax.random.fold_in(root, 2**32 - 1)
+        return jax.tree.map(_strong, self.task.init(key, batch, self.sizes))
 
     def places(self, batch: Batch) -> Any:
         """Where the state lies: one sharding for all its leaves, or one for each."""
@@ -96,7 +114,26 @@ class Program:
 
     def start(self, batch: Batch, phases: Sequence[Phase]) -> dict[str, Any]:
         """All that a checkpoint holds, before any step: state, health and totals."""
-        state = self.init(batch)
+        return self._with_totals(self.init(batch), batch, phases)
+
+    def like(self, batch: Batch, phases: Sequence[Phase]) -> dict[str, Any]:
+        """Shapes, types and places of what `start` gives; makes no state."""
+        state = jax.eval_shape(self._make, self.roots, batch)
+        shapes = self._with_totals(state, batch, phases)
+        places = {name: self._replicated for name in shapes}
+        places["state"] = self.places(batch)
+
+        def shaped(place: Any, below: Any) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), below
+            )
+
+        # One place may stand for all leaves below it.
+        return jax.tree.map(shaped, places, shapes)
+
+    def _with_totals(
+        self, state: Any, batch: Batch, phases: Sequence[Phase]
+    ) -> dict[str, Any]:
         sums = {}
         for name, function, streams in _functions(phases):
             given = {stream: batch[stream] for stream in streams}
@@ -139,9 +176,29 @@ class Program:
         self, name: str, function: Step, tree: Mapping[str, Any], batch: Batch, n: int
     ) -> tuple[dict[str, Any], jax.Array]:
         run = self._function(name, function, tree)
+        if name in self._ahead:
+            # Should it have failed, the call below says why.
+            wait([self._ahead.pop(name)])
         state, well, sums, token = run(*self._arguments(name, tree, batch, n))
         after = {**tree["totals"], name: sums}
         return {"state": state, "health": well, "totals": after}, token
+
+    def compile_ahead(self, phase: Phase, tree: Mapping[str, Any], batch: Any) -> None:
+        """Compiles a phase in a thread, while the host does something else.
+
+        Args:
+          phase: the phase whose step will be wanted.
+          tree: what `like` gives.
+          batch: one batch of the phase.
+        """
+        if jax.process_count() > 1:
+            return  # processes might compile in different orders, and wait for others
+        thread = ThreadPoolExecutor(1, "compile")
+        # The first call with such arguments finds the program ready.
+        self._ahead[phase.name] = thread.submit(
+            lambda: self.lower(phase, tree, batch).compile()
+        )
+        thread.shutdown(wait=False)
 
     def _function(self, name: str, function: Step, tree: Mapping[str, Any]) -> Any:
         if name not in self._functions:
@@ -191,7 +248,7 @@ class Program:
         def run(
             state: Any, well: Any, sums: Any, batch: Batch, roots: Any, n: Any
         ) -> Any:
-            self._trace(name, {"state": state, "batch": batch})
+            self._traces.note(name, {"state": state, "batch": batch})
             with sharding.gathering(self.mesh, places):
                 return (*every(state, well, sums, batch, roots, n), n + 1)
 
@@ -199,20 +256,11 @@ class Program:
         shardings = (places, out, out, out)
         return self._jit(run, donate_argnums=(0, 1, 2), out_shardings=shardings)
 
-    def _trace(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """Notes a compilation (this runs while tracing only), warns of a second."""
-        leaves = jax.tree_util.tree_leaves_with_path(arguments)
-        shapes = {
-            jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in leaves
-        }
-        traces = self._traces.setdefault(name, [])
-        traces.append(shapes)
-        if len(traces) > 1:
-            self._warn(
-                f"phase {name!r} was compiled {len(traces)} times: "
-                + _changes(traces[-2], shapes)
-            )
+
+def _strong(x: Any) -> Any:
+    """Without a weak type, which a restored array has not either."""
+    kind = jax.typeof(x)
+    return jax.numpy.asarray(x, kind.dtype) if kind.weak_type else x
 
 
 def entering(phase: Phase) -> str:
@@ -238,15 +286,3 @@ def _functions(phases: Sequence[Phase]) -> Iterator[tuple[str, Step, Sequence[st
         yield phase.name, phase.step, phase.streams
         if phase.enter is not None:
             yield entering(phase), _entrance(phase), ()
-
-
-def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """Which arguments changed between two compilations, in words."""
-    paths = sorted(set(old) | set(new))
-    changed = [
-        f"{path} was {old.get(path, 'absent')}, is {new.get(path, 'absent')}"
-        for path in paths
-        if old.get(path) != new.get(path)
-    ]
-    shown = "; ".join(itertools.islice(changed, 4))
-    return shown or "no shape changed; a constant or a weak type did"

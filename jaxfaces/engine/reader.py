@@ -1,7 +1,7 @@
 """Batches for every step of a run, and sweeps over a split, read ahead by grain."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import grain.python as grain
@@ -15,12 +15,11 @@ from jaxfaces.engine.timeline import Timeline
 
 
 def read_step(
-    timeline: Timeline, streams: Mapping[str, Stream], step: int
+    timeline: Timeline, streams: Mapping[str, Stream], step: int, part: int, parts: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """This process's rows of the batches that step number `step` reads, by stream."""
+    """One process's rows of the batches that step number `step` reads, by stream."""
     phase, _ = timeline.at(step)
     reads = timeline.reads(step)
-    part, parts = jax.process_index(), jax.process_count()
     return {
         name: load_batch(streams[name], reads[name], part=part, parts=parts)
         for name in phase.streams
@@ -41,10 +40,13 @@ def batches(
     timeline: Timeline, streams: Mapping[str, Stream], start: int, options: Options
 ) -> Iterator[Iterator[Any]]:
     """Iterates over the batches of steps `start` … `timeline.steps` - 1."""
+    # Asked here: a worker that asked jax would take hold of the accelerators.
+    part, parts = jax.process_index(), jax.process_count()
+    bare = timeline.bare()
     dataset = grain.MapDataset.range(start, timeline.steps).map(
-        lambda step: read_step(timeline, streams, int(step))
+        lambda step: read_step(bare, streams, int(step), part, parts)
     )
-    with _ahead(dataset, options) as iterator:
+    with _ahead(dataset, options, streams.values()) as iterator:
         yield iterator
 
 
@@ -68,15 +70,18 @@ class Sweep:
         return self._stream.read(rows)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        dataset = grain.MapDataset.range(self._stream.sweep).map(
-            lambda n: load_batch(self._stream, int(n))
+        stream = self._stream
+        dataset = grain.MapDataset.range(stream.sweep).map(
+            lambda n: load_batch(stream, int(n))
         )
-        with _ahead(dataset, self._options) as iterator:
+        with _ahead(dataset, self._options, [stream]) as iterator:
             yield from iterator
 
 
 @contextlib.contextmanager
-def _ahead(dataset: grain.MapDataset, options: Options) -> Iterator[Iterator[Any]]:
+def _ahead(
+    dataset: grain.MapDataset, options: Options, streams: Iterable[Stream]
+) -> Iterator[Iterator[Any]]:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain asks absl for debug options
     ahead = dataset.to_iter_dataset(
@@ -84,7 +89,7 @@ def _ahead(dataset: grain.MapDataset, options: Options) -> Iterator[Iterator[Any
             num_threads=options.threads, prefetch_buffer_size=options.prefetch
         )
     )
-    if options.workers:
+    if options.workers and not all(stream.in_memory for stream in streams):
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(options.workers))
     iterator = iter(ahead)
     try:

@@ -1,7 +1,9 @@
 """Which phase a step belongs to, and which batches it reads."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from jaxfaces.engine.task import Cycle, Phase
 
@@ -23,7 +25,7 @@ class Timeline:
         if not entries:
             raise ValueError("a task needs at least one phase")
         *before, last = entries
-        self.steps = steps
+        self.steps, self._entries = steps, tuple(entries)
         self._before = [_fixed(phase) for phase in before]
         self._cyclic = isinstance(last, Cycle)
         if isinstance(last, Cycle):
@@ -37,6 +39,16 @@ class Timeline:
             raise ValueError(f"phases must have names of their own, got {list(names)}")
         self._offset = sum(_length(phase) for phase in self._before)
         self._period = sum(_length(p) for p in self._last) if self._cyclic else 0
+
+    def bare(self) -> "Timeline":
+        """The same without the functions of its phases, to be sent to a process."""
+
+        def strip(entry: Phase | Cycle) -> Phase | Cycle:
+            if isinstance(entry, Cycle):
+                return Cycle([_stripped(phase) for phase in entry.phases])
+            return _stripped(entry)
+
+        return Timeline([strip(entry) for entry in self._entries], self.steps)
 
     def at(self, step: int) -> tuple[Phase, bool]:
         """The phase of a step, and whether the phase begins there."""
@@ -79,6 +91,14 @@ class Timeline:
                 counts[name] += whole * _length(phase)
         count(self._last, rest)
         return counts
+
+
+def _stripped(phase: Phase) -> Phase:
+    return dataclasses.replace(phase, step=_absent, enter=None)
+
+
+def _absent(*_: object) -> Any:
+    raise AssertionError("a bare timeline has no functions")
 
 
 def _fixed(phase: Phase | Cycle) -> Phase:

@@ -141,15 +141,15 @@ class Retrieval:
         )
         sweep = metric.epoch_batches(labels, self.classes_per_batch, self.min_images)
         classes = len(np.unique(labels))
-        return Stream(plan, read, len(labels), classes, sweep, source.skipped)
+        counts = (len(labels), classes, sweep, source.skipped)
+        return Stream(plan, read, *counts, source.in_memory)
 
     def _ordered(self, source: Source) -> Stream:
         size = self.eval_batch_size
         plan = streams.ordered_plan(len(source), size)
         sweep = streams.batches_to_cover(len(source), size)
-        return Stream(
-            plan, source.read, len(source), source.classes, sweep, source.skipped
-        )
+        counts = (len(source), source.classes, sweep, source.skipped)
+        return Stream(plan, source.read, *counts, source.in_memory)
 
     def _net(self) -> net.Net:
         module = embedder.make(

@@ -300,6 +300,7 @@ def test_a_source_can_be_sent_to_another_process(written, memory_limit):
         "trees", "test", data_dir=str(written), image_size=8, memory_limit=memory_limit
     )
     source = sources.relabel(sources.subset(source, np.array([4, 1])))
+    assert source.in_memory == (memory_limit > 0)
     copy = pickle.loads(pickle.dumps(source))
     rows = np.array([1, 0])
     np.testing.assert_array_equal(copy.pixels(rows), source.pixels(rows))

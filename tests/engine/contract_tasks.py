@@ -66,7 +66,11 @@ class Linear:
             plan = streams_lib.ordered_plan(rows, size)
         sweep = streams_lib.batches_to_cover(rows, size)
         stream = streams_lib.from_columns(columns, plan, sweep=sweep)
-        return dataclasses.replace(stream, read=self.slowly(stream.read))
+        if not self.pause:
+            return stream
+        return dataclasses.replace(
+            stream, read=self.slowly(stream.read), in_memory=False
+        )
 
     def slowly(self, read):
         def wait(rows):
@@ -75,7 +79,7 @@ class Linear:
             time.sleep(self.pause)
             return read(rows)
 
-        return wait if self.pause else read
+        return wait
 
     def streams(self, split: str, seed: int):
         return {"train": self.stream(split, seed)}

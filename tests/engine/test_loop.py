@@ -278,7 +278,8 @@ def test_a_profile_is_written(tmp_path):
 
 def test_worker_processes_read_the_same_batches(tmp_path):
     run(contract_tasks.Linear(), tmp_path / "threads")
-    process = command(tmp_path / "workers", "--workers=1")
+    # What takes time to read is not in memory, so that a process of its own reads it.
+    process = command(tmp_path / "workers", "--workers=1", "--pause=0.001")
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert_same(tmp_path / "threads", tmp_path / "workers")

@@ -1,5 +1,8 @@
 """Which phase a step belongs to and which batches it reads."""
 
+import dataclasses
+import pickle
+
 import pytest
 
 from jaxfaces.engine.task import Cycle, Phase
@@ -36,6 +39,22 @@ def test_lengthening_changes_no_earlier_step():
     short, long = Timeline(entries, 7), Timeline(entries, 30)
     assert names(short, 7) == names(long, 7)
     assert all(short.reads(step) == long.reads(step) for step in range(8))
+
+
+def test_a_bare_timeline_reads_the_same_and_holds_no_functions():
+    def enter(state, key):
+        raise NotImplementedError
+
+    first = dataclasses.replace(phase("p", 3, "z"), enter=enter)
+    timeline = Timeline([first, Cycle([phase("a", 2, "x"), phase("b", 1, "y")])], 9)
+    bare = timeline.bare()
+    for step in range(9):
+        assert bare.reads(step) == timeline.reads(step)
+        (here, begins), (there, begun) = bare.at(step), timeline.at(step)
+        assert (here.name, here.streams, begins) == (there.name, there.streams, begun)
+    # It can be pickled by reference, which a task's closures cannot.
+    assert pickle.loads(pickle.dumps(bare)).reads(9) == timeline.reads(9)
+    assert all(each.enter is None for each in bare.phases)
 
 
 @pytest.mark.parametrize(

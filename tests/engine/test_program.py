@@ -1,0 +1,65 @@
+"""Programs compiled ahead of their first call."""
+
+import contract_tasks
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxfaces.engine import assembly
+from jaxfaces.engine.options import Options
+
+
+class WeakLinear(contract_tasks.Linear):
+    """Begins with a weakly typed number, which no checkpoint brings back."""
+
+    def init(self, key, batch, sizes):
+        return super().init(key, batch, sizes).replace(step=jnp.asarray(0))
+
+
+@pytest.fixture
+def lowered():
+    """Names of what was lowered to be compiled since the test began."""
+    events = []
+    active = [True]
+
+    def note(event, seconds, **_):
+        if active[0] and "jaxpr_to_mlir_module" in event:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield events
+    active[0] = False
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("make", [contract_tasks.Linear, WeakLinear])
+def test_the_first_step_runs_what_was_compiled_ahead(make, seeds, lowered):
+    parts = assembly.assemble(make(), Options(devices=2, parallel_seeds=seeds))
+    template = parts.template()
+    parts.compile_ahead(0, template)
+    tree, batch = parts.start(), parts.first_batch()
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), template)
+    assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+    parts.program._ahead["train"].result()
+    lowered.clear()
+    phase = parts.timeline.phases[0]
+    tree, _ = parts.program.step(phase, tree, batch, 0)
+    parts.program.step(phase, tree, batch, 1)
+    assert not lowered
+    assert parts.program.compilations == 1
+
+
+def test_what_cannot_be_compiled_fails_at_the_first_step():
+    class Broken(contract_tasks.Linear):
+        def step(self, state, batch, key):
+            calls.append(1)
+            if len(calls) > 1:  # the first call asks for shapes alone
+                raise ValueError("no such step")
+            return super().step(state, batch, key)
+
+    calls = []
+    parts = assembly.assemble(Broken(), Options(devices=1))
+    parts.compile_ahead(0, parts.template())
+    tree, batch = parts.start(), parts.first_batch()
+    with pytest.raises(ValueError, match="no such step"):
+        parts.program.step(parts.timeline.phases[0], tree, batch, 0)
