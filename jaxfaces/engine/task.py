@@ -68,8 +68,8 @@ class Task(Protocol):
     """What the engine asks of a task.
 
     `figures`, `smoke` and `sharding` may be left out; so may `with_variables`, for a
-    state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not serve
-    the task, `read_files`, `write` and `read_outputs`.
+    state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
+    serve the task, `read_files`, `write` and `read_outputs`.
     """
 
     steps: int

@@ -153,9 +153,7 @@ class SplitMemory(contract_tasks.Memory):
         return specs.replace(memory=PartitionSpec("data"))
 
 
-@pytest.mark.parametrize(
-    "seeds", [1, pytest.param(2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_task_may_say_itself_what_is_split(seeds, tmp_path):
     settings = {"eval_every": 12, "quiet": True, "parallel_seeds": seeds}
     trees = []
