@@ -68,6 +68,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        if distributed.breaks_away(kind):
+            return  # the others will not come to write their part
         try:
             self.check()
             self._manager.wait_until_finished()

@@ -56,9 +56,28 @@ def joined(cluster: Cluster) -> Iterator[None]:
     try:
         with announced():
             yield
+    except BaseException as error:
+        if breaks_away(type(error)):
+            # The others come to this within LOOK_SECONDS; what still waits is let go.
+            with contextlib.suppress(RuntimeError):
+                jax.distributed.shutdown()
+        raise
     finally:
         over.set()
         watch.join()
+
+
+def breaks_away(kind: type | None) -> bool:
+    """Whether an error of this type may be one process's own, where there are several.
+
+    To the other errors all processes come at one step, each by itself.
+    """
+    together = (Interrupted, DivergedError)
+    return (
+        kind is not None
+        and not issubclass(kind, together)
+        and jax_distributed.global_state.num_processes > 1
+    )
 
 
 @contextlib.contextmanager
@@ -69,12 +88,10 @@ def announced() -> Iterator[None]:
     """
     try:
         yield
-    except (Interrupted, DivergedError):
-        raise  # all come to it at one step, each by itself
     except BaseException as error:
-        if _client() is not None:
+        if breaks_away(type(error)) and _client() is not None:
             line = " ".join(str(error).split()) or type(error).__name__
-            _tell(f"process {jax_distributed.global_state.process_id}: {line}")
+            _tell(f"{_own_prefix()}{line}")
         raise
 
 
@@ -146,11 +163,17 @@ def _watch(over: threading.Event) -> None:
             line = _client().key_value_try_get(FAILED)
         except RuntimeError:
             continue  # nobody has
+        if line.startswith(_own_prefix()):
+            return  # the error is on its way through the main thread
         print(f"jaxfaces: stopped, {line}", file=sys.stderr, flush=True)
         # The process that failed waits for the others to leave; so do it in order.
         with contextlib.suppress(RuntimeError):
             jax.distributed.shutdown()
         os._exit(1)
+
+
+def _own_prefix() -> str:
+    return f"process {jax_distributed.global_state.process_id}: "
 
 
 def _client() -> Any:

@@ -23,7 +23,7 @@ from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.options import Cluster
 
 LINEAR = "--task=contract_tasks:Linear"
-SETTINGS = {"log_every": 3, "eval_every": 4, "checkpoint_every": 4}
+SETTINGS = {"log_every": 4, "eval_every": 4, "checkpoint_every": 4}
 # A schedule of the whole length, so that the first half is the same in every run.
 HALF = {"steps": 8}, {"schedule_steps": 16}
 WHOLE = {"steps": 16}, {"schedule_steps": 16}

@@ -130,6 +130,7 @@ def test_each_of_eight_devices_holds_an_eighth_of_a_split_state():
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 def test_a_split_checkpoint_is_resumed_whole_and_read_by_all(tmp_path):
     settings = {"eval_every": 4, "checkpoint_every": 2, "quiet": True}
     loop.run(retrieval(steps=8), tmp_path / "whole", **settings)
@@ -152,7 +153,7 @@ class SplitMemory(contract_tasks.Memory):
         return specs.replace(memory=PartitionSpec("data"))
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_task_may_say_itself_what_is_split(seeds, tmp_path):
     settings = {"eval_every": 12, "quiet": True, "parallel_seeds": seeds}
     trees = []
