@@ -2,22 +2,22 @@
 
 XLA's convolution on a CPU turns the weights around for the gradient of the inputs and
 transposes images and gradients for the gradient of the weights; on maps of a few pixels
-and inside control flow it falls back to loops that are 20 to 50 times slower. The same
-sums are matrix products in two ways:
+and for gradients inside control flow it falls back to loops that are 20 to 50 times
+slower. The same sums are also
 
-columns: one product of all k x k shifted copies of the images, side by side, with the
-  weights;
-taps: one product for each of the k x k positions, over the pixels where it does not
-  meet padding, so small maps cost less than a full convolution.
+columns: one matrix product of all k x l shifted copies of the images, side by side,
+  with the weights;
+taps: one matrix product for each of the k x l positions, over the pixels where it does
+  not meet padding, so small maps cost less than a full convolution;
+halves: the native convolutions of both halves of a batch, which run at the same time.
 
-Both are plain differentiable functions. `conv_general_dilated` combines them with the
+All are plain differentiable functions. `conv_general_dilated` combines them with the
 native one by a custom derivative in forward mode, hence differentiable in every order
 and direction.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +40,7 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Forms of the three products of a convolution: "native", "columns" or "taps".
+    """Forms of the three products of a convolution: names in FORMS.
 
     Attributes:
       forward: of the images with the weights.
@@ -69,11 +69,11 @@ def columns(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """The same as one matrix product of k * l shifted copies of the images."""
     rows, cols = output_size(x, w, geometry)
     x = jnp.pad(x, ((0, 0), *geometry.padding, (0, 0)))
-    (s, t), (k, l) = geometry.strides, w.shape[:2]
+    (s, t), (height, width) = geometry.strides, w.shape[:2]
     shifted = [
         _window(x, (i, i + (rows - 1) * s + 1, s), (j, j + (cols - 1) * t + 1, t))
-        for i in range(k)
-        for j in range(l)
+        for i in range(height)
+        for j in range(width)
     ]
     x = jnp.concatenate(shifted, axis=-1) if len(shifted) > 1 else shifted[0]
     return _product(x, w.reshape(-1, w.shape[-1]), geometry).astype(x.dtype)
@@ -98,10 +98,18 @@ def taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return total.astype(x.dtype)
 
 
+def halves(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """The native one on both halves of the batch, which two cores compute at once."""
+    middle = x.shape[0] // 2
+    parts = [native(part, w, geometry) for part in (x[:middle], x[middle:])]
+    return jnp.concatenate(parts)
+
+
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "native": native,
     "columns": columns,
     "taps": taps,
+    "halves": halves,
 }
 
 
@@ -166,6 +174,58 @@ def _tangent(geometry: Geometry, plan: Plan, primals: Any, tangents: Any) -> Any
     return planned(x, w, geometry, plan), change
 
 
+Choice = Callable[[jax.Array, jax.Array, Geometry], Plan | None]
+
+
+def by_shape(x: jax.Array, w: jax.Array, geometry: Geometry) -> Plan | None:
+    """The fastest forms by measurement; None is native.
+
+    Measured in whole training steps of ResNet-18 at 32 and 80 px, batches of 32 and
+    128, float32, by tests/benchmarks/resnet_step.py on two cores of an AMD EPYC (Zen 4)
+    with jax 0.10.2. Other types are not measured and stay native.
+    """
+    rows, cols = output_size(x, w, geometry)
+    pixels, batch = rows * cols, x.shape[0]
+    if x.dtype != jnp.float32 or not pixels:
+        return None
+    known = isinstance(batch, int)
+    if pixels <= 25 or (pixels <= 100 and known and batch <= 64):
+        return Plan("taps", "taps", "taps")
+    # Halves of a batch that lies on several devices would move it between them.
+    if known and batch >= 64 and jax.device_count() == 1:
+        return Plan("halves", "halves", "halves")
+    return None
+
+
+def everywhere(x: jax.Array, w: jax.Array, geometry: Geometry) -> Plan | None:
+    """Gradients by matrix products always: the fast choice inside control flow."""
+    rows, cols = output_size(x, w, geometry)
+    if rows * cols <= 100:
+        return Plan("taps", "taps", "taps")
+    return Plan("native", "columns", "columns")
+
+
+CHOICES: dict[str, Choice] = {"auto": by_shape, "on": everywhere}
+
+
+def active(cpu_conv: str) -> bool:
+    """Whether a setting ("auto", "on" or "off") has an effect on this machine.
+
+    Raises:
+      ValueError: the setting is none of these.
+    """
+    if cpu_conv not in (*CHOICES, "off"):
+        raise ValueError(f"cpu_conv must be auto, on or off, got {cpu_conv!r}")
+    return cpu_conv != "off" and jax.default_backend() == "cpu"
+
+
+def injected(cpu_conv: str) -> Callable[..., jax.Array] | None:
+    """What `flax.linen.Conv(conv_general_dilated=...)` takes; None is XLA's own."""
+    if not active(cpu_conv):
+        return None
+    return functools.partial(conv_general_dilated, choose=CHOICES[cpu_conv])
+
+
 def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,
@@ -179,7 +239,7 @@ def conv_general_dilated(
     precision: Any = None,
     preferred_element_type: Any = None,
     *,
-    choose: Callable[[jax.Array, jax.Array, Geometry], Plan | None],
+    choose: Choice,
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` for `flax.linen.Conv`, in the forms of a plan.
 
