@@ -40,7 +40,13 @@ class Embedder(nn.Module):
 
 
 def make(
-    backbone: str, *, size: int, width: int = 0, pool: str = "average", dtype: str
+    backbone: str,
+    *,
+    size: int,
+    width: int = 0,
+    pool: str = "average",
+    dtype: str,
+    cpu_conv: str = "off",
 ) -> Embedder:
     """An embedder by the name of its backbone.
 
@@ -50,9 +56,13 @@ def make(
       width: features of the first stage; 0 is the backbone's own.
       pool: "average" or "flatten" the last feature map.
       dtype: "float32" or "bfloat16" for convolutions.
+      cpu_conv: "auto", "on" or "off", see `resnet.ResNet`.
     """
     changes: dict[str, Any] = {"width": width} if width else {}
     network = BACKBONES[backbone](
-        pool=pool == "average", dtype=jnp.dtype(dtype), **changes
+        pool=pool == "average",
+        dtype=jnp.dtype(dtype),
+        cpu_conv=cpu_conv,
+        **changes,
     )
     return Embedder(network, size)

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxfaces.models import convolution, pooling
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Size and stride of the first convolution.
@@ -67,6 +69,8 @@ class ResNet(nn.Module):
       pool: average the last feature map over space, or flatten it, which keeps where
         things are (aligned images such as characters and digits).
       dtype: compute type of convolutions; parameters and statistics stay float32.
+      cpu_conv: on a CPU, compute convolutions and max-pooling as XLA does ("off"), by
+        our own forms where they are faster ("auto"), or always ("on").
     """
 
     stage_sizes: Sequence[int]
@@ -75,6 +79,7 @@ class ResNet(nn.Module):
     stem: str = "large"
     pool: bool = True
     dtype: Any = jnp.float32
+    cpu_conv: str = "off"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -82,7 +87,11 @@ class ResNet(nn.Module):
         norm = functools.partial(
             nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype
         )
-        conv = functools.partial(_convolution, dtype=self.dtype)
+        conv = functools.partial(
+            _convolution,
+            dtype=self.dtype,
+            conv_general_dilated=convolution.injected(self.cpu_conv),
+        )
         x = _standardize(images).astype(self.dtype)
         x = self._stem(x, conv, norm)
         for stage, blocks in enumerate(self.stage_sizes):
@@ -103,8 +112,10 @@ class ResNet(nn.Module):
     ) -> jax.Array:
         size, stride = STEMS[self.stem]
         x = nn.relu(norm()(conv(self.width, (size, size), stride)(x)))
+        if self.stem == "large" and convolution.active(self.cpu_conv):
+            return pooling.max_pool(x, size=3, stride=2, padding=1)
         if self.stem == "large":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         return x
 
 

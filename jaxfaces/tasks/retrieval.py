@@ -84,6 +84,11 @@ class Retrieval:
     dtype: str = knob(
         "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
     )
+    cpu_conv: str = knob(
+        "auto",
+        "On a CPU, our own convolutions where they are faster, always, or never.",
+        choices=("auto", "on", "off"),
+    )
     loss: str = knob("ranked_list", "Loss.", choices=("ranked_list", "contrastive"))
     ranked_list: RankedList = group(RankedList())
     contrastive: Contrastive = group(Contrastive())
@@ -158,6 +163,7 @@ class Retrieval:
             width=self.width,
             pool=self.pool,
             dtype=self.dtype,
+            cpu_conv=self.cpu_conv,
         )
         return net.from_linen(module)
 
