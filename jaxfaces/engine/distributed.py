@@ -59,8 +59,7 @@ def joined(cluster: Cluster) -> Iterator[None]:
     except BaseException as error:
         if breaks_away(type(error)):
             # The others come to this within LOOK_SECONDS; what still waits is let go.
-            with contextlib.suppress(RuntimeError):
-                jax.distributed.shutdown()
+            _leave()
         raise
     finally:
         over.set()
@@ -167,9 +166,17 @@ def _watch(over: threading.Event) -> None:
             return  # the error is on its way through the main thread
         print(f"jaxfaces: stopped, {line}", file=sys.stderr, flush=True)
         # The process that failed waits for the others to leave; so do it in order.
-        with contextlib.suppress(RuntimeError):
-            jax.distributed.shutdown()
+        _leave()
         os._exit(1)
+
+
+def _leave() -> None:
+    """Meets the others for the last time.
+
+    The client is closed, not freed: other threads may be waiting inside of it.
+    """
+    with contextlib.suppress(RuntimeError):
+        _client().shutdown()
 
 
 def _own_prefix() -> str:
