@@ -9,7 +9,7 @@ columns: one matrix product of all k x l shifted copies of the images, side by s
   with the weights;
 taps: one matrix product for each of the k x l positions, over the pixels where it does
   not meet padding, so small maps cost less than a full convolution;
-halves: the native convolutions of both halves of a batch, which run at the same time.
+pieces: native convolutions of 32 images each, which fit the cache and run side by side.
 
 All are plain differentiable functions. `conv_general_dilated` combines them with the
 native one by a custom derivative in forward mode, hence differentiable in every order
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
+PIECE = 32  # images
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -98,18 +99,18 @@ def taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return total.astype(x.dtype)
 
 
-def halves(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
-    """The native one on both halves of the batch, which two cores compute at once."""
-    middle = x.shape[0] // 2
-    parts = [native(part, w, geometry) for part in (x[:middle], x[middle:])]
-    return jnp.concatenate(parts)
+def pieces(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """The native one on pieces of a batch, which the cores compute side by side."""
+    starts = range(0, x.shape[0], PIECE)
+    parts = [native(x[i : i + PIECE], w, geometry) for i in starts]
+    return jnp.concatenate(parts) if len(parts) > 1 else native(x, w, geometry)
 
 
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "native": native,
     "columns": columns,
     "taps": taps,
-    "halves": halves,
+    "pieces": pieces,
 }
 
 
@@ -188,12 +189,11 @@ def by_shape(x: jax.Array, w: jax.Array, geometry: Geometry) -> Plan | None:
     pixels, batch = rows * cols, x.shape[0]
     if x.dtype != jnp.float32 or not pixels:
         return None
-    known = isinstance(batch, int)
-    if pixels <= 25 or (pixels <= 100 and known and batch <= 64):
+    if pixels <= 25:
         return Plan("taps", "taps", "taps")
-    # Halves of a batch that lies on several devices would move it between them.
-    if known and batch >= 64 and jax.device_count() == 1:
-        return Plan("halves", "halves", "halves")
+    # Pieces of a batch that lies on several devices would move it between them.
+    if isinstance(batch, int) and batch > PIECE and jax.device_count() == 1:
+        return Plan("pieces", "pieces", "pieces")
     return None
 
 

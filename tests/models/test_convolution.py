@@ -37,6 +37,11 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _several_pieces(monkeypatch):
+    monkeypatch.setattr(convolution, "PIECE", 3)  # of batches of 4: 3 and 1
+
+
 def operands(case, dtype=jnp.float32, batch=4):
     (height, width), kernel, stride, padding = case
     keys = jax.random.split(jax.random.key(kernel + height), 2)
@@ -254,8 +259,17 @@ def test_auto_takes_products_on_small_maps_and_leaves_unmeasured_types_alone():
     w = jnp.zeros((3, 3, 8, 8))
     small, large = jnp.zeros((4, 3, 3, 8)), jnp.zeros((4, 20, 20, 8))
     assert convolution.by_shape(small, w, geometry) == Plan("taps", "taps", "taps")
-    assert convolution.by_shape(large, w, geometry) is None
+    assert convolution.by_shape(large, w, geometry) is None  # eight devices
     assert convolution.by_shape(small.astype(jnp.bfloat16), w, geometry) is None
+
+
+def test_auto_cuts_large_batches_on_one_device_only(monkeypatch):
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)))
+    w, x = jnp.zeros((3, 3, 8, 8)), jnp.zeros((4, 20, 20, 8))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    plan = Plan("pieces", "pieces", "pieces")
+    assert convolution.by_shape(x, w, geometry) == plan
+    assert convolution.by_shape(x[:3], w, geometry) is None
 
 
 def test_grouped_and_dilated_convolutions_stay_native():
