@@ -220,7 +220,11 @@ def place(tmp_path, monkeypatch):
 def trained(monkeypatch):
     """What the command would have trained, had it not been stopped there."""
     calls = []
-    monkeypatch.setattr(train, "_train", lambda *parts: calls.append(parts))
+
+    def note(command, options, cluster, task):
+        calls.append((command, options, task))
+
+    monkeypatch.setattr(train, "_train", note)
     return calls
 
 
@@ -439,7 +443,7 @@ def test_a_task_whose_flags_clash_with_the_engine_is_one_line(monkeypatch):
     ],
 )
 def test_too_little_memory_is_one_line(monkeypatch, error):
-    def fail(*_):
+    def fail(**_):
         raise error
 
     monkeypatch.setattr(train, "_train", fail)
@@ -450,7 +454,7 @@ def test_too_little_memory_is_one_line(monkeypatch, error):
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
-    def fail(*_):
+    def fail(**_):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(train, "_train", fail)
