@@ -24,9 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
-PIECE = 32  # images
+PIECE, MOST_PIECES = 16, 8  # images in a piece at least; pieces of a batch
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -101,8 +102,9 @@ def taps(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
 
 def pieces(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """The native one on pieces of a batch, which the cores compute side by side."""
-    starts = range(0, x.shape[0], PIECE)
-    parts = [native(x[i : i + PIECE], w, geometry) for i in starts]
+    size = max(PIECE, -(-x.shape[0] // MOST_PIECES))
+    starts = range(0, x.shape[0], size)
+    parts = [native(x[i : i + size], w, geometry) for i in starts]
     return jnp.concatenate(parts) if len(parts) > 1 else native(x, w, geometry)
 
 
@@ -162,17 +164,36 @@ def _product(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def planned(x: jax.Array, w: jax.Array, geometry: Geometry, plan: Plan) -> jax.Array:
-    """The convolution, its value and derivatives in the forms of a plan."""
-    return FORMS[plan.forward](x, w, geometry)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def planned(
+    x: jax.Array, w: jax.Array, geometry: Geometry, plan: Plan, training: bool = False
+) -> jax.Array:
+    """The convolution, its value and derivatives in the forms of a plan.
+
+    Where nothing is differentiated, pieces are not worth what they cost to compile.
+    """
+    form = plan.forward if training or plan.forward != "pieces" else "native"
+    return FORMS[form](x, w, geometry)
 
 
-@planned.defjvp
-def _tangent(geometry: Geometry, plan: Plan, primals: Any, tangents: Any) -> Any:
+def _tangent(
+    geometry: Geometry, plan: Plan, training: bool, primals: Any, tangents: Any
+) -> Any:
     (x, w), (dx, dw) = primals, tangents
-    change = FORMS[plan.inputs](dx, w, geometry) + FORMS[plan.weights](x, dw, geometry)
-    return planned(x, w, geometry, plan), change
+    value = planned(x, w, geometry, plan, True)
+    # A first layer's images do not change: nothing is computed for them.
+    changes = [
+        FORMS[form](*pair, geometry)
+        for form, pair, change in (
+            (plan.inputs, (dx, w), dx),
+            (plan.weights, (x, dw), dw),
+        )
+        if not isinstance(change, SymbolicZero)
+    ]
+    return value, sum(changes[1:], changes[0]) if changes else jnp.zeros_like(value)
+
+
+planned.defjvp(_tangent, symbolic_zeros=True)
 
 
 Choice = Callable[[jax.Array, jax.Array, Geometry], Plan | None]
@@ -187,12 +208,13 @@ def by_shape(x: jax.Array, w: jax.Array, geometry: Geometry) -> Plan | None:
     """
     rows, cols = output_size(x, w, geometry)
     pixels, batch = rows * cols, x.shape[0]
-    if x.dtype != jnp.float32 or not pixels:
+    # A batch of any size is that of an export, which is not for CPUs alone.
+    if x.dtype != jnp.float32 or not pixels or not isinstance(batch, int):
         return None
     if pixels <= 25:
         return Plan("taps", "taps", "taps")
     # Pieces of a batch that lies on several devices would move it between them.
-    if isinstance(batch, int) and batch > PIECE and jax.device_count() == 1:
+    if batch > PIECE and jax.device_count() == 1:
         return Plan("pieces", "pieces", "pieces")
     return None
 

@@ -112,11 +112,12 @@ class ResNet(nn.Module):
     ) -> jax.Array:
         size, stride = STEMS[self.stem]
         x = nn.relu(norm()(conv(self.width, (size, size), stride)(x)))
-        if self.stem == "large" and convolution.active(self.cpu_conv):
-            return pooling.max_pool(x, size=3, stride=2, padding=1)
-        if self.stem == "large":
+        if self.stem != "large":
+            return x
+        if self.cpu_conv == "off":
             return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        return x
+        # On a GPU too: XLA's own has no deterministic gradient there.
+        return pooling.max_pool(x, size=3, stride=2, padding=1)
 
 
 def _convolution(
