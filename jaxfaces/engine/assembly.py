@@ -1,6 +1,7 @@
 """Everything a run is made of, put together from a task and options."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ class Assembly:
 
     def first_batch(self) -> Any:
         """The first batch of every training stream, on the devices."""
-        host = reader.first_batch(self.timeline, self.streams)
-        return mesh.put(self.program.mesh, host)
+        return mesh.put(self.program.mesh, self._first_host_batch)
+
+    @functools.cached_property
+    def _first_host_batch(self) -> Any:
+        return reader.first_batch(self.timeline, self.streams)
 
     def evaluation_streams(self, split: str) -> Mapping[str, Stream]:
         """The streams of a split, each swept once in order; {} where there are none."""

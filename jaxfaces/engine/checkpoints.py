@@ -139,9 +139,12 @@ class Checkpoints:
           CheckpointError: it is damaged (the message names the leaf), or of another
             shape.
         """
+        self._verify(step, like)
+        return self._load(step, like)
+
+    def _verify(self, step: int, like: Any) -> None:
         saved = self._notes(step)[_LEAVES]
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        stored = jax.tree.map(_storable, like)
+        stored = jax.tree.map(_storable, _shapes(like))
         if differing := other_shapes(saved, stored):
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} is of another program or other "
@@ -149,9 +152,12 @@ class Checkpoints:
             )
         if found := fault(self.folder / str(step) / "tree", saved):
             raise self._damaged(step, found)
+
+    def _load(self, step: int, like: Any) -> Any:
+        stored = jax.tree.map(_storable, _shapes(like))
         args = ocp.args.Composite(tree=ocp.args.StandardRestore(stored))
         tree = self._read(step, args)["tree"]
-        return jax.tree.map(_restorable, tree, like)
+        return jax.tree.map(_restorable, tree, _shapes(like))
 
     def newest(
         self, like: Any, *, resume: str, warn: Callable[[str], None]
@@ -167,25 +173,41 @@ class Checkpoints:
         Raises:
           CheckpointError: the newest (or every) checkpoint is damaged.
         """
-        steps = self.steps()
-        faults: dict[int, CheckpointError] = {}
+        steps = distributed.share(self.steps())
+        faults: dict[int, str] = {}
         for step in reversed(steps):
-            try:
-                found = step, self.restore(step, like), self.meta(step)
-            except CheckpointError as error:
-                faults[step] = error
-                if resume == "latest_good":
-                    continue
-                raise CheckpointError(f"{error}. {_advice(steps, step)}") from error
-            for bad, fault_found in faults.items():
-                warn(f"{fault_found}; moved to {self._set_aside(bad)}")
-            return found
+            tree, found = self._attempt(step, like)
+            if found is None:
+                for bad, words in faults.items():
+                    warn(f"{words}; moved to {self._set_aside(bad)}")
+                return step, tree, self.meta(step)
+            faults[step] = found
+            if resume != "latest_good":
+                raise CheckpointError(f"{found}. {_advice(steps, step)}")
         if faults:
             raise CheckpointError(
                 f"every checkpoint in {self.folder} is damaged; the newest: "
                 f"{faults[steps[-1]]}"
             )
         return None
+
+    def _attempt(self, step: int, like: Any) -> tuple[Any, str | None]:
+        """The tree of a step, or None and what is wrong, as process 0 finds it."""
+        found = None
+        try:
+            if distributed.is_main():
+                self._verify(step, like)
+        except CheckpointError as error:
+            found = str(error)
+        found = distributed.share(found)
+        if found is not None:
+            return None, found
+        try:
+            return self._load(step, like), None
+        except CheckpointError as error:
+            if jax.process_count() > 1:
+                raise  # the others may have read theirs
+            return None, str(error)
 
     def _set_aside(self, step: int) -> Path:
         """Moves a checkpoint out of the way of the one that will replace it."""
@@ -229,6 +251,10 @@ class Checkpoints:
             f"{last}. "
             "Make room or mend the disk, then give the same command to go on"
         )
+
+
+def _shapes(like: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
 
 
 def _storable(leaf: Any) -> Any:

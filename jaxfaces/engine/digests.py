@@ -1,9 +1,10 @@
 """Digests of the leaves of a pytree, so that damage to a checkpoint is noticed."""
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,13 @@ def _on_host(leaf: Any) -> np.ndarray:
     if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         assert isinstance(leaf.sharding, NamedSharding)  # the engine makes no other
         everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+        leaf = _gather(everywhere)(leaf)
     return np.asarray(leaf)
+
+
+@functools.cache
+def _gather(place: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=place)
 
 
 def _kind(array: Any) -> str:

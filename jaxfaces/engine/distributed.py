@@ -210,6 +210,20 @@ def share(value: Any) -> Any:
     return json.loads(_client().blocking_key_value_get(key, DAY_MS))
 
 
+def compare(what: str, mine: Any) -> None:
+    """Makes sure that every process holds the same as process 0.
+
+    Raises:
+      RunError: this one does not; `what` says what differs.
+    """
+    theirs, mine = share(mine), json.loads(json.dumps(mine))
+    if json.loads(json.dumps(theirs)) != mine:
+        raise RunError(
+            f"{what} differ between processes: {theirs} in process 0, {mine} in "
+            f"process {jax.process_index()}"
+        )
+
+
 def wait() -> None:
     """Returns once every process has come here."""
     if jax.process_count() > 1:

@@ -114,7 +114,7 @@ def export(
             "what the task's predict returns cannot be exported (dictionaries, tuples "
             f"and lists of arrays can): {error}"
         ) from error
-    step = int(metadata["step"])
+    step = variables.step_of(source, metadata)
     described = variables.describe(task, options, step=step, seed=seed)
     (batch,), _ = jax.tree.unflatten(lowered.in_tree, lowered.in_avals)
     about = {

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# What a killed process leaves behind begins so.
 TEMPORARY = ".tmp-"
 
 
@@ -15,6 +14,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(
+                file.fileno()
+            )  # else a power cut may leave the name and no content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -24,3 +27,21 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what processes left behind that were killed while they wrote."""
+    for torn in folder.glob(f"{TEMPORARY}*"):
+        owner = torn.name.removeprefix(TEMPORARY).partition("-")[0]
+        if not (owner.isdigit() and _lives(int(owner))):
+            torn.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

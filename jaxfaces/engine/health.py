@@ -35,7 +35,12 @@ def finite(metrics: Metrics) -> jax.Array:
 
 
 def judge(
-    health: Health, metrics: Metrics, n: jax.Array, *, patience: int
+    health: Health,
+    metrics: Metrics,
+    n: jax.Array,
+    *,
+    patience: int,
+    entrance: bool = False,
 ) -> tuple[Health, jax.Array]:
     """Judges a step by its metrics.
 
@@ -44,6 +49,8 @@ def judge(
       metrics: (sum, count) pairs of the step.
       n: int32 scalar, the number of the step.
       patience: bad steps in a row that are left out; one more and training gives up.
+      entrance: this is a phase's `enter`, which cannot be left out: a bad one makes
+        training give up, a good one does not end a row of bad steps.
 
     Returns:
       Health after the step, and whether the step counts (bool scalar): its metrics were
@@ -51,8 +58,11 @@ def judge(
     """
     good, running = finite(metrics), health.failed == 0
     counts = good & running
-    in_a_row = jnp.where(counts, 0, health.in_a_row + running)
+    in_a_row = jnp.where(good, 0, health.in_a_row + 1)
     gives_up = running & (in_a_row > patience)
+    if entrance:
+        in_a_row, gives_up = health.in_a_row, running & ~good
+    in_a_row = jnp.where(running, in_a_row, health.in_a_row)
     after = Health(
         skipped=health.skipped + (running & ~good & ~gives_up),
         in_a_row=in_a_row,

@@ -62,4 +62,4 @@ def load(
         task, _ = folder.read(task_class)
         loaded, metadata = variables_lib.load(folder.params(seed, best=best))
     arrays = jax.tree.map(jax.numpy.asarray, loaded)
-    return Trained(task, task.predict, arrays, int(metadata["step"]))
+    return Trained(task, task.predict, arrays, variables_lib.step_of(path, metadata))

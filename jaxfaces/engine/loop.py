@@ -105,6 +105,7 @@ class _Run:
         self.parts = assembly.assemble(task, options, warn=self._warn)
         self.program = self.parts.program
         self.stop = distributed.Stop(request, self.program.mesh)
+        distributed.compare("the data", self.parts.sizes)
         if distributed.is_main():
             folder.settle_sizes(self.parts.sizes)
         self.step, self.saved, self.meta = 0, None, report.first_meta()
@@ -205,7 +206,10 @@ class _Run:
         skipped = self._skipped()
         if skipped == self.warned:
             return
-        which = self._first_bad()
+        newly = [
+            i for i, step in enumerate(failed) if step not in (0, self._gave_up(i))
+        ]
+        which = self._first_bad(newly[0] if newly else None)
         if np.all(failed > 0):
             patience, other = self.options.patience, "or --on_nan=skip"
             if patience is not None:
@@ -228,14 +232,24 @@ class _Run:
         health = jax.device_get(self.tree["health"])
         return [*np.atleast_1d(health.skipped), *np.atleast_1d(health.failed)]
 
-    def _first_bad(self) -> str:
-        """The first metric since the last look that was not finite, in words."""
-        found = [
+    def _gave_up(self, seed: int) -> int:
+        """The step at which a seed had given up at the last look, or 0."""
+        return self.warned[self.program.seeds + seed]
+
+    def _first_bad(self, seed: int | None) -> str:
+        """A metric that was not finite since the last look, in words.
+
+        Args:
+          seed: the index of one that gave up, whose last step is meant; None is any.
+        """
+        step, name, seed, phase = min(
             (*bad, phase)
             for phase, sums in self._totals()
-            if (bad := totals.first_bad(jax.device_get(sums))) is not None
-        ]
-        step, name, seed, phase = min(found)
+            for bad in totals.bad(jax.device_get(sums))
+            if seed in (None, bad[2])
+        )
+        gave_up = np.atleast_1d(self.tree["health"].failed)[seed]
+        step = int(gave_up) or step
         which = f" of seed {self.options.seed + seed}" if self.program.seeds > 1 else ""
         return f"step {step}: {phase}/{name}{which} is not finite"
 

@@ -120,9 +120,14 @@ class Cluster:
     process: int = knob(
         -1, "Number of this process from 0, with --coordinator.", lower=-1
     )
-    join_seconds: int = knob(300, "How long to wait for the others to start.", lower=1)
+    join_seconds: int = knob(
+        300, "How long to wait for the others to start.", lower=1, upper=86_400
+    )
     heartbeat_seconds: int = knob(
-        100, "After how long a silent process counts as dead, and all stop.", lower=2
+        100,
+        "After how long a silent process counts as dead, and all stop.",
+        lower=2,
+        upper=86_400,
     )
 
     def __post_init__(self) -> None:

@@ -161,21 +161,28 @@ class Program:
 
         The token is ready when the step is done. `tree` must not be used again.
         """
-        return self._run(phase.name, phase.step, tree, batch, n)
+        return self._run(phase, tree, batch, n)
 
     def enter(self, phase: Phase, tree: Mapping[str, Any], n: int) -> dict[str, Any]:
         """Runs `phase.enter` before step number `n`."""
-        return self._run(entering(phase), _entrance(phase), tree, {}, n)[0]
+        return self._run(phase, tree, {}, n, entrance=True)[0]
 
     def lower(self, phase: Phase, tree: Mapping[str, Any], batch: Batch) -> Any:
         """The program of a step, to compile and look into; shapes are enough."""
-        run = self._function(phase.name, phase.step, tree)
+        run = self._function(phase, tree)
         return run.lower(*self._arguments(phase.name, tree, batch, 0))
 
     def _run(
-        self, name: str, function: Step, tree: Mapping[str, Any], batch: Batch, n: int
+        self,
+        phase: Phase,
+        tree: Mapping[str, Any],
+        batch: Batch,
+        n: int,
+        *,
+        entrance: bool = False,
     ) -> tuple[dict[str, Any], jax.Array]:
-        run = self._function(name, function, tree)
+        name = entering(phase) if entrance else phase.name
+        run = self._function(phase, tree, entrance)
         if name in self._ahead:
             # Should it have failed, the call below says why.
             wait([self._ahead.pop(name)])
@@ -200,10 +207,13 @@ class Program:
         )
         thread.shutdown(wait=False)
 
-    def _function(self, name: str, function: Step, tree: Mapping[str, Any]) -> Any:
+    def _function(
+        self, phase: Phase, tree: Mapping[str, Any], entrance: bool = False
+    ) -> Any:
+        name = entering(phase) if entrance else phase.name
         if name not in self._functions:
             places = jax.tree.map(lambda leaf: leaf.sharding, tree["state"])
-            self._functions[name] = self._build(name, function, places)
+            self._functions[name] = self._build(phase, places, entrance)
         return self._functions[name]
 
     def _arguments(
@@ -233,15 +243,21 @@ class Program:
     def _over_seeds(self, function: Callable, axes: tuple) -> Callable:
         return jax.vmap(function, axes) if self.seeds > 1 else function
 
-    def _build(self, name: str, function: Step, places: Any) -> Callable:
+    def _build(self, phase: Phase, places: Any, entrance: bool) -> Callable:
+        name = entering(phase) if entrance else phase.name
+        function = _entrance(phase) if entrance else phase.step
+
         def one(
             state: Any, well: Any, sums: Any, batch: Batch, root: Any, n: Any
         ) -> Any:
             new, metrics = function(state, batch, jax.random.fold_in(root, n))
-            well, counts = health.judge(well, metrics, n, patience=self._patience)
+            running = well.failed == 0
+            well, counts = health.judge(
+                well, metrics, n, patience=self._patience, entrance=entrance
+            )
             if self._protect:
                 new = health.choose(counts, new, state)
-            return new, well, totals.add(sums, metrics, n, counts)
+            return new, well, totals.add(sums, metrics, n, counts, running)
 
         every = self._over_seeds(one, (0, 0, 0, None, 0, None))
 

@@ -13,7 +13,7 @@ from typing import Any
 from jaxfaces.data.streams import Stream, column_types
 from jaxfaces.engine import commandline, config, flagfiles
 from jaxfaces.engine.errors import RunError
-from jaxfaces.engine.files import TEMPORARY, write_text
+from jaxfaces.engine.files import remove_torn, replacing, write_text
 from jaxfaces.engine.options import Options
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -119,12 +119,10 @@ class RunDir:
                 f"--workdir={self.folder} is not empty and holds no run "
                 "(no flags.cfg); choose another folder"
             )
-        for torn in self.folder.glob(f"{TEMPORARY}*"):
-            torn.unlink()  # of a process that was killed while it wrote
-        temporary = self.folder / f"{TEMPORARY}flags"
+        remove_torn(self.folder)
         comment = f"python -m jaxfaces.train {shlex.join(sys.argv[1:])}"
-        commandline.write_flagfile(temporary, comment, task, options)
-        temporary.replace(self.flags)
+        with replacing(self.flags) as temporary:
+            commandline.write_flagfile(temporary, comment, task, options)
         return task, options
 
     def finished(self, saved: Sequence[int], steps: int) -> dict[str, Any] | None:

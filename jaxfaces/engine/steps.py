@@ -87,7 +87,7 @@ def make_step(
       stream: which stream `microbatch` speaks of; others are cut into as many parts.
 
     Returns:
-      The step; the engine compiles it. It adds the metric `grad_norm`.
+      The step; the engine compiles it. It adds the metrics `grad_norm`, `param_norm`.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if microbatch:
@@ -102,7 +102,10 @@ def make_step(
         if average:
             new = {"params": params, "rest": rest}
             means = optimizers.averaged(means, new, average, state.step)
-        metrics = {"grad_norm": (optax.tree.norm(grads), 1), **metrics}
+        # The norm of the parameters too: finite gradients may make an infinite update.
+        norms = {"grad_norm": grads, "param_norm": params}
+        norms = {name: (optax.tree.norm(each), 1) for name, each in norms.items()}
+        metrics = {**norms, **metrics}
         return State(state.step + 1, params, rest, opt, means), metrics
 
     return step

@@ -138,6 +138,18 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return nested, metadata
 
 
+def step_of(path: Path, metadata: Mapping[str, str]) -> int:
+    """At which step of its run a file was written.
+
+    Raises:
+      RunError: no run wrote it.
+    """
+    try:
+        return int(metadata["step"])
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{path} was not written by a run: it names no step") from error
+
+
 def _digest(flat: Mapping[str, np.ndarray], words: Mapping[str, str]) -> str:
     """BLAKE2b of names, types, shapes and bytes of the arrays, and of the metadata."""
     content = [sorted(words.items()), sorted(digests.digests(dict(flat)).items())]

@@ -13,18 +13,15 @@ from these, tells on what the host's thread spends its time.
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import machine
 import numpy as np
 
 from jaxfaces.engine import assembly, checkpoints, digests, logs, loop, mesh, reader
@@ -39,9 +36,9 @@ HELD = 32  # batches of the bare loop
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--classes", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--classes", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=520)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     task = Retrieval(
@@ -65,18 +62,11 @@ def main() -> None:
         for name, each in runs.items()
     }
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("jax", "jaxlib")
-        },
+        **machine.heading("jax", "jaxlib"),
         "batch": args.classes * task.images_per_class,
         "steps": counted,
         "median": medians,
-        "overhead_percent": {
-            key: 100 * (medians["run"][key] / medians["bare"][key] - 1)
-            for key in medians["bare"]
-        },
+        "overhead_percent": {key: overhead(runs, key) for key in medians["bare"]},
         "host_ms_a_step_by_part": parts(task, counted),
         "checkpoint": checkpoint_cost(task),
         "runs": runs,
@@ -84,6 +74,16 @@ def main() -> None:
     print(json.dumps({k: v for k, v in report.items() if k != "runs"}, indent=2))
     if args.out:
         args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def overhead(runs: dict[str, list[dict]], key: str) -> dict[str, float]:
+    """Quartiles, in percent, of a run over the bare loop beside it."""
+    ratios = [
+        100 * (run[key] / bare[key] - 1)
+        for run, bare in zip(runs["run"], runs["bare"], strict=True)
+    ]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"lower_quartile": low, "median": middle, "upper_quartile": high}
 
 
 class Bare:
@@ -232,13 +232,6 @@ def replaced(owner: object, attribute: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, attribute, before)
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -17,17 +17,14 @@ at their defaults: 2 that read for 0 workers of ours, 1 in each worker of torch.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import io
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import machine
 import numpy as np
 import torch
 from PIL import Image
@@ -55,12 +52,7 @@ def main() -> None:
         results[name] = compare(*SETS[name](), repeats=args.repeats)
         show(name, results[name])
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("torch", "grain", "numpy", "pillow", "array_record")
-        },
+        **machine.heading("torch", "grain", "numpy", "pillow", "array_record"),
         "batch": BATCH,
         "repeats": args.repeats,
         "images_per_second": results,
@@ -219,13 +211,6 @@ def show(name: str, results: dict) -> None:
                 f"  cpu {found['processor_seconds']:6.2f} s"
             )
         print(f"{'':<22}ours / best of theirs {sides['ours']['rate'] / best:8.2f}")
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ and on two, since on a busy machine two can be the slower, and the faster counts
 
 import argparse
 import functools
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 import torch
 from pytorch_metric_learning import losses
@@ -35,15 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-        },
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "numpy", "torch", "pytorch-metric-learning")
-        },
+        **machine.heading("jax", "numpy", "torch", "pytorch-metric-learning"),
         "repeats": REPEATS,
         "results": [compare(*size) for size in SIZES],
     }
@@ -51,13 +40,6 @@ def main() -> None:
     print(text)
     if out:
         out.write_text(text + "\n")
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 def compare(batch: int, width: int) -> dict:

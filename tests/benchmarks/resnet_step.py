@@ -12,13 +12,8 @@ torch ours are timed alone. --shapes times single convolutions instead.
 
 import argparse
 import functools
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 import optax
 import resnet_torch
@@ -63,28 +59,11 @@ def main() -> None:
         for result in compare(args, dtype, size, batch)
     ]
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind,
-        },
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in VERSIONS
-            if importlib.util.find_spec(name)
-        },
+        **machine.heading(*VERSIONS, device=jax.devices()[0].device_kind),
         "results": results,
     }
     if args.out:
         args.out.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 def compare_steps(args: Any, dtype: str, size: int, batch: int) -> list[dict]:
@@ -239,9 +218,11 @@ def take_turns(
     while time.perf_counter() - start < budget or repeats < least:
         repeats += 1
         for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begin)
+            run()  # threads of the other library still spin, and caches are cold
+            for _ in range(2):
+                begin = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - begin)
     return seconds
 
 

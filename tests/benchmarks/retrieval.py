@@ -9,16 +9,16 @@ Compilation counts as ours.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import machine
 
 THREADS = 2
 WIDTH, PER_CLASS = 512, 30
@@ -44,12 +44,7 @@ def main() -> None:
         )
     seconds = {s: statistics.median(r["seconds"] for r in runs[s]) for s in runs}
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "threads": THREADS},
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "numpy", "faiss-cpu")
-        },
+        **machine.heading("jax", "numpy", "faiss-cpu", threads=THREADS),
         "rows": args.rows,
         "width": WIDTH,
         "per_class": PER_CLASS,
@@ -156,13 +151,6 @@ def peak_mib() -> float:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -9,16 +9,16 @@ one another, but a thread that compiles ahead works beside several of them.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import machine
 
 FLAGFILE = "configs/quickstart.cfg"
 # jax's own clocks, added up over all programs.
@@ -51,13 +51,7 @@ def main() -> None:
         results[name] = medians(each)
         show(name, results[name])
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "jaxlib", "flax", "orbax-checkpoint", "grain")
-        }
-        | {"python": platform.python_version()},
+        **machine.heading("jax", "jaxlib", "flax", "orbax-checkpoint", "grain"),
         "flagfile": args.flagfile,
         "repeats": args.repeats,
         "median": results,
@@ -176,13 +170,6 @@ def show(name: str, found: dict) -> None:
         print(f"  {part:<30}{wall:8.2f}{processor:8.2f}")
     for clock, (times, seconds) in found["jax"].items():
         print(f"  jax: {clock:<25}{seconds:8.2f}  {times:.0f} times")
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

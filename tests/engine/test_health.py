@@ -48,6 +48,17 @@ def test_judging_follows_the_rules(patience, jit):
         chex.assert_trees_all_equal_dtypes(state, health.well())
 
 
+def test_entering_a_phase_neither_ends_a_row_of_bad_steps_nor_may_it_be_bad():
+    state, _ = health.judge(health.well(), {"a": BAD}, jnp.int32(0), patience=1)
+    enter = dict(patience=1, entrance=True)
+    state, counts = health.judge(state, {}, jnp.int32(1), **enter)
+    assert bool(counts) and int(state.in_a_row) == 1
+    after, _ = health.judge(state, {"a": BAD}, jnp.int32(1), patience=1)
+    assert int(after.failed) == 2
+    after, counts = health.judge(health.well(), {"a": BAD}, jnp.int32(3), **enter)
+    assert not bool(counts) and int(after.failed) == 4 and int(after.skipped) == 0
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_any_metric_that_is_not_finite_is_bad(value):
     assert bool(health.finite({"a": GOOD, "b": (jnp.float32(3), 2)}))

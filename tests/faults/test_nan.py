@@ -109,6 +109,39 @@ def test_skipped_steps_are_told_and_counted_over_a_resumed_run(tmp_path, capsys)
     assert summary["skipped_steps"] == 3
 
 
+class Cycling(contract_tasks.Relabel):
+    """Steps that are all bad, in a cycle whose `enter` is always good."""
+
+    def learn(self, state, batch, key):
+        after, metrics = contract_tasks.Relabel.learn(self, state, batch, key)
+        return after, {"loss": (jnp.nan * metrics["loss"][0], 1)}
+
+
+def test_good_entrances_and_sweeps_do_not_hide_that_every_step_is_bad(tmp_path):
+    # Three bad steps, then a sweep of three good ones, and so on.
+    with pytest.raises(DivergedError, match="step 6: learn/loss is not finite"):
+        run(Cycling(steps=30), tmp_path / "a", on_nan="skip", nan_patience=2)
+    summary = run(Cycling(steps=9), tmp_path / "b", on_nan="skip", nan_patience=3)
+    assert summary["skipped_steps"] == 3
+
+
+def test_microbatches_and_cut_runs_skip_the_same_steps(tmp_path):
+    task = contract_tasks.Linear(nan_at=5, microbatch=2)
+    # The loss of update 5 is bad for ever: its step is left out, and again the next.
+    with pytest.raises(DivergedError, match="step 9: train/loss is not finite, nor in"):
+        run(task, tmp_path / "a", on_nan="skip", nan_patience=3, log_every=1)
+
+
+def test_an_infinite_update_of_finite_gradients_is_noticed(tmp_path):
+    from jaxfaces.engine.optimizers import Optimizer
+
+    task = contract_tasks.Linear(optimizer=Optimizer(optimizer="sgd", lr=1e38))
+    with pytest.raises(DivergedError, match="train/param_norm is not finite"):
+        run(task, tmp_path, checkpoint_every=1, log_every=1, eval_every=0)
+    saved = [int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*")]
+    assert saved == [0]
+
+
 class OneSeed(contract_tasks.Linear):
     """Spoilt from step 5 on for the seed whose first weight is the smallest."""
 
