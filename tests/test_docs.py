@@ -88,3 +88,8 @@ def test_the_readme_names_files_that_exist():
         r"(?:configs|docs|tests)/[\w./-]+\.(?:cfg|md|json|png|py)", text
     ):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+def test_no_page_has_a_gap_that_was_to_be_filled(page):
+    assert not re.findall(r"^[A-Z]+_[A-Z_]+$", page.read_text(encoding="utf-8"), re.M)

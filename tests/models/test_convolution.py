@@ -239,6 +239,45 @@ def test_a_network_has_the_native_gradients_alone_and_on_eight_devices(cpu_conv,
     close(grads(module, jax.device_put(images, rows)), theirs, 5e-5)
 
 
+@pytest.mark.parametrize("cpu_conv", ["auto", "on", "off"])
+def test_a_network_really_takes_the_planned_forms_unless_told_not_to(cpu_conv):
+    module, images = network(cpu_conv), jnp.zeros((2, 18, 18, 3))
+    variables = module.init(jax.random.key(1), images, train=False)
+    apply = functools.partial(module.apply, train=False)
+    program = str(jax.make_jaxpr(apply)(variables, images))
+    assert ("name=planned" in program) == (cpu_conv != "off")
+
+
+def test_pieces_of_a_batch_give_a_network_its_gradients(monkeypatch):
+    images = jax.random.uniform(jax.random.key(0), (37, 40, 40, 3))
+    module, plain = network("auto"), network("off")
+    variables = plain.init(jax.random.key(1), images, train=False)
+    params = jax.tree.map(lambda p: p + 0.1, variables["params"])
+    # Eight simulated devices would keep a batch in one piece.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+    def grads(module):
+        gradient = jax.jit(jax.grad(loss, 2), static_argnums=0)
+        return gradient.lower(module, variables, params, images).compile()
+
+    ours, theirs = grads(module), grads(plain)
+    convolutions = [each.as_text().count(" convolution(") for each in (ours, theirs)]
+    assert convolutions[0] > 2 * convolutions[1]
+    close(ours(variables, params, images), theirs(variables, params, images), 5e-5)
+
+
+def test_nothing_is_computed_for_images_that_are_not_differentiated():
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)))
+    x, w = jnp.ones((2, 12, 12, 3)), jnp.ones((3, 3, 3, 4))
+    plan = Plan("native", "columns", "native")
+
+    def value(w):
+        return convolution.planned(x, w, geometry, plan).sum()
+
+    # The change of the images alone would need matrix products.
+    assert "dot_general" not in str(jax.make_jaxpr(jax.grad(value))(w))
+
+
 @pytest.mark.parametrize("cpu_conv", ["auto", "on"])
 def test_a_network_is_exported_for_any_batch(cpu_conv):
     module = network(cpu_conv)
