@@ -90,7 +90,8 @@ def _read(path: Path, memory_limit: int) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             for name in names:
-                arrays[name] = file[name]
+                # Not file[name]: a member without the suffix would come first.
+                arrays[name] = file[f"{name}.npy"]
     # Damage raises what zip, zlib and numpy like.
     except Exception as error:
         raise DataError(f"{path}: the array {name!r} is damaged ({error})") from error

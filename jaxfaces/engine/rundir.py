@@ -119,8 +119,9 @@ class RunDir:
                 f"--workdir={self.folder} is not empty and holds no run "
                 "(no flags.cfg); choose another folder"
             )
-        for torn in self.folder.glob(f"{TEMPORARY}*"):
-            torn.unlink()  # of a process that was killed while it wrote
+        for place in (self.folder, self.figures):
+            for torn in place.glob(f"{TEMPORARY}*"):
+                torn.unlink()  # of a process that was killed while it wrote
         temporary = self.folder / f"{TEMPORARY}flags"
         comment = f"python -m jaxfaces.train {shlex.join(sys.argv[1:])}"
         commandline.write_flagfile(temporary, comment, task, options)
