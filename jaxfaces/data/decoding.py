@@ -193,7 +193,7 @@ def _counted(
 
 
 def _nearest(rows: np.ndarray, places: Sequence[int], row: int) -> int:
-    """Which of ascending `places` holds, in ascending `rows`, what is nearest to row."""
+    """Which of `places` has in `rows` the nearest to `row`; both ascend."""
     after = bisect.bisect_left(places, row, key=rows.__getitem__)
     around = places[max(after - 1, 0) : after + 1]
     return min(around, key=lambda place: abs(int(rows[place]) - row))

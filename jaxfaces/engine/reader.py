@@ -104,8 +104,8 @@ def _ahead(
         if died is None:
             raise
         raise RunError(
-            f"a process that reads the data ended with exit code {died[1]}, perhaps for "
-            "want of memory; give fewer --workers, or --workers=0 for none"
+            f"a process that reads the data ended with exit code {died[1]}, perhaps "
+            "for want of memory; give fewer --workers, or --workers=0 for none"
         ) from error
     finally:
         iterator.close()
