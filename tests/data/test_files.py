@@ -126,7 +126,7 @@ def test_folders_deeper_than_the_stack_are_searched(here):
 
 
 def test_folders_of_earlier_predictions_are_passed_over(here):
-    touch(here, "a/x.png", "a/out/neighbours.png", f"a/out/{files.RESULTS}")
+    touch(here, "a/x.png", "a/out/neighbours.png", f"a/out/{RESULTS}")
     assert good("a") == ["a/x.png"]
     assert problems("a") == {"a/out": "a folder of earlier predictions"}
     assert good("a/out") == ["a/out/neighbours.png"]
