@@ -104,7 +104,6 @@ def _folder(
     """Why a folder is not searched, "" if it is."""
     if not children:
         return "an empty folder"
-
     place = (status.st_dev, status.st_ino)
     if place in seen:
         return f"the same folder as {seen[place]}"

@@ -261,13 +261,7 @@ def guarded(command: Callable[[], None], *, stopped: str = "stopped") -> int:
     """Runs a command; what its user can mend becomes one line and an exit code.
 
     A fault of the program keeps its traceback, and JAXFACES_DEBUG=1 shows all of them.
-
-    Args:
-      command: what to run.
-      stopped: what to say after ctrl-C.
-
-    Returns:
-      The exit code.
+    After ctrl-C the line says `stopped`.
     """
     logging.set_verbosity(logging.FATAL)  # what orbax logs it raises as well
     try:
