@@ -171,9 +171,9 @@ def load(path: Path, data: ImageData) -> Predicted:
 def _npz(path: Path) -> tuple[np.ndarray, list, str, str]:
     wanted = ("embeddings", "files", "model", "folder")
     columns = npz.read(path, wanted, sources.MEMORY_LIMIT)
-    words = [str(columns.get(name, "")) for name in ("model", "folder")]
+    model, folder = (str(columns.get(name, "")) for name in ("model", "folder"))
     files = np.atleast_1d(columns["files"])
-    return columns["embeddings"], files.tolist(), *words
+    return columns["embeddings"], files.tolist(), model, folder
 
 
 def _parquet(path: Path) -> tuple[np.ndarray, list, str, str]:
@@ -193,13 +193,10 @@ def _parquet(path: Path) -> tuple[np.ndarray, list, str, str]:
     for chunk in table["file"].chunks:
         words = chunk.dictionary.to_pylist()
         names.extend(words[index] for index in chunk.indices.to_pylist())
+    embeddings = embeddings.reshape(len(vectors), -1)
     about = table.schema.metadata or {}
-    model, folder = (about.get(key, b"") for key in (b"model", b"folder"))
-    return (
-        embeddings.reshape(len(vectors), -1),
-        names,
-        *map(os.fsdecode, (model, folder)),
-    )
+    model, folder = (os.fsdecode(about.get(key, b"")) for key in (b"model", b"folder"))
+    return embeddings, names, model, folder
 
 
 def _parquet_bytes(metadata: Any) -> int:
