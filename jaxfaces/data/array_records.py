@@ -234,9 +234,9 @@ def _check_features(path: Path) -> None:
         place = places.pop()
         if isinstance(place, dict):
             for name in map(place.get, _CLASS_KEYS):
-                foreign = isinstance(name, str) and not name.startswith(_TFDS)
-                if foreign and "." in name:
-                    raise DataError(f"{path} asks for {name}, no feature of TFDS")
+                if isinstance(name, str) and "." in name:
+                    if not name.startswith(_TFDS):
+                        raise DataError(f"{path} asks for {name}, no feature of TFDS")
             places.extend(place.values())
         elif isinstance(place, list):
             places.extend(place)
