@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxfaces.engine import commandline, config
+from jaxfaces.engine import config, reading
 
 USAGE = """Writes a run's prediction, its variables inside, to one file.
 
@@ -43,19 +43,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (2 usage, 1 it failed)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    configs = {"The command": Command()}
-    if any(word in commandline.HELP for word in words):
-        print(USAGE + "\n" + commandline.describe(configs))
-        return 0
-    try:
-        built, _ = commandline.parse(words, configs, with_task=False)
-        command = built["The command"]
-        if not command.workdir:
-            raise commandline.UsageError("--workdir=FOLDER is missing")
-    except commandline.UsageError as error:
-        return commandline.fail(error, 2)
-    return commandline.guarded(lambda: _export(command))
+    return reading.main(arguments, usage=USAGE, defaults=Command(), act=_export)
 
 
 def _export(command: Command) -> None:

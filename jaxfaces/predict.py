@@ -2,16 +2,18 @@
 
 import csv
 import dataclasses
+import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxfaces.data import files, images
+from jaxfaces.data.files import Input
 from jaxfaces.engine import commandline, config
+from jaxfaces.engine.errors import RunError
 
 if TYPE_CHECKING:
-    from jaxfaces.data.files import Input
     from jaxfaces.engine.loading import Trained
     from jaxfaces.engine.task import Predicted
 
@@ -36,6 +38,8 @@ A retrieval run writes to --output:
   predictions.json the run, the step, the numbers
 Later predictions with the same --output replace them."""
 
+# What a prediction wrote: a folder that holds it holds no images.
+MANIFEST = "predictions.json"
 # So many files that were left out are named on the terminal; files.csv names all.
 NAMED = 10
 
@@ -44,8 +48,10 @@ NAMED = 10
 class Command:
     """Flags of this command."""
 
-    workdir: str = config.knob("", "Run directory.")
-    output: str = config.knob("", "Folder for results; empty is WORKDIR/predictions.")
+    workdir: str = config.knob("", "Run directory, or a .safetensors file of one.")
+    output: str = config.knob(
+        "", "Folder for results; empty is predictions in the run directory."
+    )
     variables: str = config.knob(
         "last",
         "Those of the last step, or of the best validation measure.",
@@ -72,7 +78,7 @@ class Command:
         0, "Images at once; 0 is as in evaluation.", lower=0, upper=65536
     )
     max_pixels: int = config.knob(
-        50_000_000,
+        images.MAX_PIXELS,
         "Largest width times height, checked before decoding.",
         lower=1,
         upper=89_000_000,
@@ -100,21 +106,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(command: Command, given: Sequence[str]) -> None:
-    from jaxfaces.data import files
-    from jaxfaces.engine import loading
+    from jaxfaces.engine import loading, prediction
     from jaxfaces.engine.results import written_together
 
-    inputs = files.collect(given)
+    inputs = files.collect(given, results=MANIFEST)
+    workdir = Path(command.workdir)
+    beside = workdir.parent if workdir.suffix == ".safetensors" else workdir
+    output = Path(command.output or beside / "predictions")
+    place = _gallery_place(command.gallery, output)
     best = command.variables == "best"
-    trained = loading.load(command.workdir, best=best, seed=command.seed)
-    output = Path(command.output or Path(command.workdir) / "predictions")
+    trained = loading.load(workdir, best=best, seed=command.seed)
+    prediction.check(trained.task)
     facts: dict[str, Any] = {
         "workdir": command.workdir,
         "variables": command.variables,
         "step": trained.step,
     }
-    with written_together(output, files.RESULTS, facts) as folder:
-        gallery, searched = _gallery(command, trained)
+    with written_together(output, MANIFEST, facts) as folder:
+        gallery, searched = _gallery(command, trained, place)
         predicted, inputs = _embed(command, trained, inputs)
         trained.task.write(
             predicted,
@@ -134,41 +143,49 @@ def _predict(command: Command, given: Sequence[str]) -> None:
 
 
 def _embed(
-    command: Command, trained: "Trained", inputs: Sequence["Input"]
-) -> tuple["Predicted", list["Input"]]:
+    command: Command, trained: "Trained", inputs: Sequence[Input]
+) -> tuple["Predicted", list[Input]]:
     from jaxfaces.engine import prediction
 
-    with warnings.catch_warnings():
-        # Pillow warns of what becomes a reason in files.csv, or does no harm.
-        warnings.filterwarnings("ignore", module=r"PIL|jaxfaces\.data\.images")
-        return prediction.predict(
-            trained,
-            inputs,
-            batch_size=command.batch_size,
-            max_pixels=command.max_pixels,
-            skip=command.on_bad_example == "skip",
-            progress=True,
+    return prediction.predict(
+        trained,
+        inputs,
+        batch_size=command.batch_size,
+        max_pixels=command.max_pixels,
+        skip=command.on_bad_example == "skip",
+        progress=True,
+    )
+
+
+def _gallery_place(gallery: str, output: Path) -> Path | None:
+    """Where to search, once it is there and no place that the results replace."""
+    if not gallery:
+        return None
+    path = Path(gallery)
+    if not os.path.exists(path):  # unlike Path.exists, also of impossible names
+        raise RunError(f"--gallery={path}: no such file or folder")
+    place = path if path.is_dir() else path.parent
+    if os.path.realpath(place) == os.path.realpath(output):
+        raise RunError(
+            f"--gallery={path} and --output={output}: the results would replace the "
+            "gallery; choose another --output"
         )
+    return path
 
 
 def _gallery(
-    command: Command, trained: "Trained"
-) -> tuple["Predicted | None", list["Input"]]:
+    command: Command, trained: "Trained", path: Path | None
+) -> tuple["Predicted | None", list[Input]]:
     """What to search, and the files that were read for it."""
-    from jaxfaces.data import files
-    from jaxfaces.engine.errors import RunError
-
-    if not command.gallery:
+    if path is None:
         return None, []
-    path = Path(command.gallery)
-    if not path.exists():
-        raise RunError(f"--gallery={path}: no such file or folder")
-    if path.is_dir() and not (path / files.RESULTS).exists():
-        return _embed(command, trained, files.collect([path]))
+    if path.is_dir() and not (path / MANIFEST).exists():
+        inputs = files.collect([path], results=MANIFEST)
+        return _embed(command, trained, inputs)
     return trained.task.read_outputs(path), []
 
 
-def _account(path: Path, roles: dict[str, list["Input"]]) -> None:
+def _account(path: Path, roles: dict[str, list[Input]]) -> None:
     """Writes what became of every file."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -180,7 +197,7 @@ def _account(path: Path, roles: dict[str, list["Input"]]) -> None:
             )
 
 
-def _name_some(skipped: Sequence["Input"]) -> None:
+def _name_some(skipped: Sequence[Input]) -> None:
     for each in skipped[:NAMED]:
         line = " ".join(f"skipped {each.name}: {each.problem}".split())
         shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import sys
 
 TASKS = {
     "retrieval": (
@@ -37,6 +38,24 @@ def find(name: str) -> type:
     if not fitting or not hasattr(task, "streams"):
         raise ValueError(f"--task={name!r} is no task (docs/adding_a_task.md)")
     return task
+
+
+def known(name: str) -> type:
+    """What `find` gives, but no module is imported for a name that is not registered.
+
+    For names that come from a file, which may be anybody's.
+
+    Raises:
+      ValueError: there is no such task, or its module was not imported.
+    """
+    module = name.partition(":")[0]
+    if name not in TASKS and ":" in name and module not in sys.modules:
+        raise ValueError(
+            f"the task {name!r} is none of: {', '.join(TASKS)}, and a file says not "
+            f"what to import: load its run directory, or import {module} or give "
+            "task_class= where you trust it"
+        )
+    return find(name)
 
 
 def name_of(cls: type) -> str:

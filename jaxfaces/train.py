@@ -39,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise commandline.UsageError("--workdir=FOLDER is missing")
     except commandline.UsageError as error:
         return commandline.fail(error, 2)
-    return commandline.guarded(lambda: _train(**built, task=task))
+    return commandline.guarded(
+        lambda: _train(**built, task=task),
+        stopped="stopped at once; the newest checkpoint is whole",
+    )
 
 
 def _train(command: Command, options: Options, cluster: Cluster, task: object) -> None:

@@ -174,7 +174,7 @@ def test_a_gallery_of_another_network_is_refused(bare_run, photos, tmp_path, cap
         "moved.npz": "another network",
         "narrow.npz": "another network",
         "nan.npz": "not finite",
-        "objects.npz": "allow_pickle=False",
+        "objects.npz": "Python objects",
         "short.npz": "as many names",
         "text.npz": "--gallery=text.npz cannot be read",
         "text.parquet": "--gallery=text.parquet cannot be read",
@@ -186,6 +186,17 @@ def test_a_gallery_of_another_network_is_refused(bare_run, photos, tmp_path, cap
         assert len(error.splitlines()) == 1
         assert not os.path.exists("new")
     assert run(bare_run, "photos", "--gallery=plain.npz", output="new") == 0
+
+
+@pytest.mark.parametrize("gallery", ["found", "./found/", "found/embeddings.npz"])
+def test_a_gallery_is_not_replaced_by_what_is_found_in_it(
+    bare_run, photos, capsys, gallery
+):
+    assert run(bare_run, "photos", output="found") == 0
+    before = embeddings("found")[1]
+    assert run(bare_run, photos[0], f"--gallery={gallery}", output="found") == 1
+    assert "would replace the gallery" in capsys.readouterr().err
+    assert embeddings("found")[1] == before
 
 
 def test_one_image_has_an_embedding_and_no_neighbours(bare_run, photos):
@@ -244,6 +255,15 @@ def test_the_best_variables_are_found(bare_run, photos, tmp_path, capsys):
     assert "params_best.safetensors" in capsys.readouterr().err
 
 
+def test_a_file_of_parameters_is_enough(bare_run, photos, tmp_path):
+    (tmp_path / "alone").mkdir()
+    shutil.copy(bare_run / "params.safetensors", tmp_path / "alone")
+    file = tmp_path / "alone" / "params.safetensors"
+    assert predict.main([f"--workdir={file}", "photos"]) == 0
+    found, _ = embeddings(tmp_path / "alone" / "predictions")
+    np.testing.assert_allclose(found, reference(bare_run, photos), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -262,6 +282,8 @@ def test_the_best_variables_are_found(bare_run, photos, tmp_path, capsys):
         (("photos", "--output=photos"), 1, "--output=photos is not empty"),
         (("photos", "--output=photos/a.png"), 1, "is a file; give a folder"),
         (("photos", "--seed=7"), 1, "params_7.safetensors"),
+        (("photos", "--gallery=" + "x" * 300), 1, "x: no such file or folder"),
+        (("photos", "--gallery=photos/a.png"), 1, "file in .npz or .parquet"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(
@@ -308,10 +330,6 @@ def test_help_teaches_without_importing_jax():
     assert done.returncode == 0, done.stderr
     for word in ("--workdir", "--gallery", "--max_pixels", "neighbours.csv", "photos"):
         assert word in done.stdout
-
-
-def test_the_limit_of_pixels_is_that_of_training():
-    assert predict.Command().max_pixels == images.MAX_PIXELS
 
 
 def test_images_of_their_own_size_must_agree(tmp_path, monkeypatch, tiny_run, capsys):

@@ -234,3 +234,63 @@ def test_the_first_bad_file_stops_a_strict_run(odd, tiny_run, capsys, tmp_path):
     [line] = capsys.readouterr().err.splitlines()
     assert str(folder) in line
     assert not output.exists()
+
+
+def known_ones():
+    """Files of 32 x 32 pixels and what they show, worked out by hand."""
+    rng = np.random.default_rng(1)
+    colours = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    left = np.arange(32)[None, :, None] < 16
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored a quarter turn to the left
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(colours)))
+    yield "turned.png", encoded(turned, "PNG", exif=exif), colours
+
+    # Whole blocks of full ink: JPEG keeps them.
+    ink = np.where(left, [255, 0, 0, 0], [0, 0, 0, 255]) + np.zeros((32, 1, 1), int)
+    cmyk = Image.fromarray(ink.astype(np.uint8), "CMYK")
+    shown = np.where(left, [0, 255, 255], 0) + np.zeros((32, 1, 1), int)
+    yield "cmyk.jpg", encoded(cmyk, "JPEG", quality=100), shown
+
+    halves = np.where(left, [255, 0, 0], [0, 0, 255]) + np.zeros((32, 1, 1), int)
+    frames = [Image.fromarray(x.astype(np.uint8)) for x in (halves, 255 - halves)]
+    for form in ("GIF", "PNG"):
+        options = {"save_all": True, "append_images": frames[1:]}
+        yield f"animated.{form.lower()}", encoded(frames[0], form, **options), halves
+
+    wide = rng.integers(0, 65536, (32, 32))
+    grey = np.rint(wide / 257)[..., None].repeat(3, axis=2)
+    data = encoded(Image.fromarray(wide.astype(np.uint16)), "PNG")
+    yield "sixteen.png", data, grey
+
+    deep = rng.integers(0, 65536, (32, 32, 3))
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    yield "sixteen rgb.png", png(32, 32, 16, lines), deep >> 8
+
+    clear = np.dstack([colours, np.where(left, 255, 0)[..., 0].repeat(32, axis=0)])
+    data = encoded(Image.fromarray(clear.astype(np.uint8)), "PNG")
+    yield "clear.png", data, np.where(left, colours, 255)
+
+
+def test_pixels_are_those_that_a_viewer_shows(tmp_path, tiny_run):
+    given = list(known_ones())
+    for name, data, _ in given:
+        (tmp_path / name).write_bytes(data)
+    names = [str(tmp_path / name) for name, _, _ in given]
+    words = [f"--workdir={tiny_run}", f"--output={tmp_path / 'out'}"]
+    assert predict.main([*words, *names]) == 0
+    with np.load(tmp_path / "out" / "embeddings.npz") as columns:
+        found = columns["embeddings"]
+        assert columns["files"].tolist() == names
+    pixels = np.stack([shown for _, _, shown in given]).astype(np.uint8)
+    trained = jaxfaces.load(tiny_run)
+    raw = np.asarray(jax.jit(trained.apply)(trained.variables, {"image": pixels}))
+    wanted = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    for (name, _, _), ours, theirs in zip(given, found, wanted):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+    # Another turn, or the other frame, would have been noticed.
+    others = np.stack([np.rot90(pixels[0]), 255 - pixels[2]])
+    raw = np.asarray(jax.jit(trained.apply)(trained.variables, {"image": others}))
+    other = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    assert (np.abs(other - wanted[[0, 2]]).max(axis=1) > 1e-3).all()

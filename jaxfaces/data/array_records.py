@@ -1,6 +1,7 @@
 """Labelled images of prepared data sets: TFDS directories in array_record format."""
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -17,6 +18,10 @@ from jaxfaces.data.encoded import Encoded, Example, faulty, label_fault
 from jaxfaces.data.errors import DataError
 
 VARIABLE = "JAXFACES_DATA"
+
+# Where features.json names classes: old files, and both spellings of newer ones.
+_CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
+_TFDS = "tensorflow_datasets."
 
 _PREPARE = (
     "python -m jaxfaces.data.prepare --dataset={name} --source=DIR --data_dir=DIR"
@@ -228,13 +233,16 @@ def _check_features(path: Path) -> None:
     while places:
         place = places.pop()
         if isinstance(place, dict):
-            name = place.get("pythonClassName", place.get("type", ""))
-            if isinstance(name, str) and "." in name:
-                if not name.startswith("tensorflow_datasets."):
-                    raise DataError(f"{path} asks for {name}, no feature of TFDS")
+            for name in map(place.get, _CLASS_KEYS):
+                if isinstance(name, str) and "." in name:
+                    if not name.startswith(_TFDS):
+                        raise DataError(f"{path} asks for {name}, no feature of TFDS")
             places.extend(place.values())
         elif isinstance(place, list):
             places.extend(place)
+        elif isinstance(place, str) and place.lstrip().startswith("{"):
+            with contextlib.suppress(ValueError):  # TFDS cannot read it then either
+                places.append(json.loads(place))
 
 
 def _shards(splits: Any, split: str) -> Iterator[Shard]:

@@ -1,8 +1,10 @@
 """Decoding of stored images, all at once or batch by batch, the bad ones found."""
 
+import bisect
+import collections
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,8 @@ _ADVICE = "--on_bad_example=skip leaves bad examples out"
 _CHANGED = "it was good when the data set was opened"
 
 ToArray = Callable[[bytes | Path | np.ndarray], np.ndarray]
+# Indexed by label.
+Names = tuple[str, ...] | Mapping[int, str]
 
 
 class Decoded(NamedTuple):
@@ -25,7 +29,7 @@ class Decoded(NamedTuple):
 
     pixels: Callable[[np.ndarray], np.ndarray]
     labels: np.ndarray
-    names: tuple[str, ...] | None
+    names: Names | None
     roles: np.ndarray | None
     left_out: np.ndarray | None
     in_memory: bool
@@ -174,27 +178,34 @@ def _stack(
 def _counted(
     rows: np.ndarray, kept: list[Example], lost: dict[int, Example]
 ) -> np.ndarray:
-    """How many bad examples are counted at each kept row: the first of their class.
+    """How many bad examples are counted at each kept row: the nearest of their class.
 
-    Where the class is unknown or nothing of it is left, the row before is taken.
+    Where the class is unknown or nothing of it is left, the nearest of all is taken.
     """
     counts = np.zeros(len(rows), np.int64)
-    first: dict[int, int] = {}
+    places: dict[int, list[int]] = collections.defaultdict(list)
     for place, example in enumerate(kept):
-        first.setdefault(example.label, place)
+        places[example.label].append(place)
     for row, example in lost.items():
-        before = max(int(np.searchsorted(rows, row)) - 1, 0)
-        known = not example.fault and example.label in first
-        counts[first[example.label] if known else before] += 1
+        own = [] if example.fault else places.get(example.label, [])
+        counts[_nearest(rows, own or range(len(rows)), row)] += 1
     return counts
 
 
-def _names(kept: list[Example]) -> tuple[str, ...] | None:
-    """Class names by label, "" for labels that do not occur; None without any name."""
+def _nearest(rows: np.ndarray, places: Sequence[int], row: int) -> int:
+    """Which of `places` has in `rows` the nearest to `row`; both ascend."""
+    after = bisect.bisect_left(places, row, key=rows.__getitem__)
+    around = places[max(after - 1, 0) : after + 1]
+    return min(around, key=lambda place: abs(int(rows[place]) - row))
+
+
+def _names(kept: list[Example]) -> dict[int, str] | None:
+    """Names of the labels that occur; None where none has one.
+
+    No tuple: one label of two billion would make it as long.
+    """
     table = {example.label: example.class_name for example in kept}
-    if not any(table.values()):
-        return None
-    return tuple(table.get(label, "") for label in range(max(table) + 1))
+    return table if any(table.values()) else None
 
 
 def _roles(kept: list[Example]) -> np.ndarray | None:

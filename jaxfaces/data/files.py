@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 from jaxfaces.data import images
 
-#: A folder that holds this file holds results, no images to read.
-RESULTS = "predictions.json"
-
 
 class Input(NamedTuple):
     """One file, or something in its place that cannot be one.
@@ -39,7 +36,7 @@ def named(path: Path) -> Input:
     return Input(raw.decode("utf-8", "backslashreplace"), path)
 
 
-def collect(given: Sequence[str | Path]) -> list[Input]:
+def collect(given: Sequence[str | Path], *, results: str = "") -> list[Input]:
     """Finds the image files that a user means; opens none of them.
 
     Folders are searched to the bottom in name order, symbolic links followed, each
@@ -48,6 +45,7 @@ def collect(given: Sequence[str | Path]) -> list[Input]:
 
     Args:
       given: files and folders.
+      results: folders below that hold a file of this name are left out.
 
     Returns:
       Every file in order, and whatever had to be left out, with the reason.
@@ -71,7 +69,10 @@ def collect(given: Sequence[str | Path]) -> list[Input]:
         except (OSError, ValueError) as error:
             found.append(each.because(_reason(error)))
             continue
-        reason = _folder(each, status, children, by_name, seen)
+        if results and not by_name and path / results in children:
+            reason = "a folder of earlier predictions"
+        else:
+            reason = _folder(each, status, children, seen)
         if reason:
             found.append(each.because(reason, passed_over=True))
         else:
@@ -98,14 +99,11 @@ def _folder(
     each: Input,
     status: os.stat_result,
     children: list[Path],
-    by_name: bool,
     seen: dict[object, str],
 ) -> str:
     """Why a folder is not searched, "" if it is."""
     if not children:
         return "an empty folder"
-    if not by_name and each.path / RESULTS in children:
-        return "a folder of earlier predictions"
     place = (status.st_dev, status.st_ino)
     if place in seen:
         return f"the same folder as {seen[place]}"

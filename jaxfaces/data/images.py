@@ -14,6 +14,8 @@ from jaxfaces.data.errors import ExampleError
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM")
 SUFFIXES = frozenset(".png .jpg .jpeg .gif .bmp .webp .ppm .pgm .pbm .pnm".split())
 MAX_PIXELS = 50_000_000
+# Each costs a pass over all pixels, however few bytes it has; cameras make about ten.
+MAX_SCANS = 500
 FITS = ("warp", "pad", "crop")
 
 # Trimming of white margins as in the released code of Ranked List Loss.
@@ -22,6 +24,9 @@ MARGIN = 15
 
 # Pillow warns on stderr of what is refused or repaired here anyway.
 warnings.filterwarnings("ignore", module=r"PIL\b")
+
+_SCAN = b"\xff\xda"
+_BLOCK = 1 << 16
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -74,9 +79,12 @@ def decode(
       The image in mode "L" or "RGB".
 
     Raises:
-      ImageError: the image is of another format, too large, truncated or damaged.
+      ImageError: the image is of another format, too large, truncated, damaged, or a
+        JPEG of more than `MAX_SCANS` scans.
     """
     with _opened(data, max_pixels) as image:
+        if image.format in ("JPEG", "MPO") and not isinstance(data, np.ndarray):
+            _check_scans(data)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
         flat = _flat(image).convert("L" if grey else "RGB")
@@ -120,6 +128,18 @@ def _open(data: bytes | Path | np.ndarray) -> Image.Image:
     return Image.open(data, formats=FORMATS)
 
 
+def _check_scans(data: bytes | Path) -> None:
+    """Raises where a JPEG has scan upon scan, to keep its reader busy."""
+    found, last = 0, b""
+    with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+        while block := file.read(_BLOCK):
+            # Within compressed pixels this mark cannot occur.
+            found += (last + block).count(_SCAN)
+            last = block[-1:]
+    if found > MAX_SCANS:
+        raise ImageError(f"a JPEG of {found} scans, allowed are {MAX_SCANS}")
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 where there is none or the EXIF block is damaged."""
     try:
@@ -133,13 +153,22 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ImageError("floating-point images are not supported")
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
+        return Image.fromarray(_narrow(np.asarray(image)))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image).convert("RGB")
     return image
+
+
+def _narrow(wide: np.ndarray) -> np.ndarray:
+    """16-bit values divided by 257 and rounded, in blocks that cost no memory."""
+    narrow = np.empty(wide.size, np.uint8)
+    flat = wide.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = np.clip(flat[start : start + _BLOCK], 0, 65535).astype(np.uint32)
+        narrow[start : start + _BLOCK] = (block + 128) // 257
+    return narrow.reshape(wide.shape)
 
 
 def trim_white(image: Image.Image) -> Image.Image:

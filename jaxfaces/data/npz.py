@@ -1,7 +1,8 @@
-"""Labelled images in one `.npz` file of plain arrays."""
+"""Plain arrays of an `.npz` file: labelled images, and any others by name."""
 
 import dataclasses
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +13,7 @@ from jaxfaces.data.errors import DataError
 
 _ARRAYS = ("image", "label", "class_names", "split")
 _CHANNELS = (1, 3, 4)
+_ADVICE = "; write its images to a folder and use --dataset=folder:PATH"
 
 
 def from_npz(path: Path, split: str, memory_limit: int) -> Encoded:
@@ -30,7 +32,7 @@ def from_npz(path: Path, split: str, memory_limit: int) -> Encoded:
     Raises:
       DataError: the file is missing, damaged or holds other arrays, or no such split.
     """
-    arrays = _read(path, memory_limit)
+    arrays = read(path, _ARRAYS, memory_limit, _ADVICE)
     for name in ("image", "label"):
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r}, only {_listed(arrays)}")
@@ -59,7 +61,9 @@ def from_npz(path: Path, split: str, memory_limit: int) -> Encoded:
 
 def is_divided(path: Path, memory_limit: int) -> bool:
     """Whether a file says which split each row belongs to; False if it is not there."""
-    return path.is_file() and "split" in _headers(path, memory_limit)
+    if not path.is_file():
+        return False
+    return "split" in _headers(path, _ARRAYS, memory_limit, _ADVICE)
 
 
 def _splits(path: Path, arrays: dict[str, np.ndarray], rows: int) -> np.ndarray:
@@ -81,30 +85,49 @@ def _listed(names: object) -> str:
     return ", ".join(sorted(map(str, names))) or "none"  # type: ignore[call-overload]
 
 
-def _read(path: Path, memory_limit: int) -> dict[str, np.ndarray]:
+def read(
+    path: Path, wanted: Sequence[str], memory_limit: int, advice: str = ""
+) -> dict[str, np.ndarray]:
+    """The arrays of an untrusted `.npz` file; nothing in it is unpickled.
+
+    Args:
+      path: the file.
+      wanted: names of arrays; what else it holds is left alone.
+      memory_limit: most bytes that they may take together, by their headers.
+      advice: what to do where they are larger.
+
+    Returns:
+      Those of `wanted` that are there.
+
+    Raises:
+      DataError: the file is missing or damaged, or the arrays are no plain ones.
+    """
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     arrays = {}
     name = ""
-    names = _headers(path, memory_limit)
+    names = _headers(path, wanted, memory_limit, advice)
     try:
         with np.load(path, allow_pickle=False) as file:
             for name in names:
-                arrays[name] = file[name]
+                # Not file[name]: a member without the suffix would come first.
+                arrays[name] = file[f"{name}.npy"]
     # Damage raises what zip, zlib and numpy like.
     except Exception as error:
         raise DataError(f"{path}: the array {name!r} is damaged ({error})") from error
     return arrays
 
 
-def _headers(path: Path, memory_limit: int) -> list[str]:
+def _headers(
+    path: Path, wanted: Sequence[str], memory_limit: int, advice: str
+) -> list[str]:
     """The arrays that count, once their headers say that they are plain and small."""
     name, size, names = "", 0, []
     try:
         with zipfile.ZipFile(path) as file:
             for entry in file.namelist():
                 name = entry.removesuffix(".npy")
-                if name not in _ARRAYS or entry == name:
+                if name not in wanted or entry == name:
                     continue
                 with file.open(entry) as member:
                     size += _bytes(member, path, name)
@@ -117,7 +140,7 @@ def _headers(path: Path, memory_limit: int) -> list[str]:
     if size > memory_limit:
         raise DataError(
             f"{path} holds {size:,} bytes of arrays, at most {memory_limit:,} are "
-            "read; write its images to a folder and use --dataset=folder:PATH"
+            f"read{advice}"
         )
     return names
 

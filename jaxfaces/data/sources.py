@@ -20,7 +20,8 @@ class Source:
     Attributes:
       pixels: maps (b,) row numbers to (b, H, W, C) uint8 images.
       labels: (N,) int32 class of every row, known without decoding.
-      names: `names[label]` is the class's name; None where classes have none.
+      names: `names[label]` is the name of a class that occurs; None where classes have
+        none.
       roles: (N,) "query" or "gallery", or None where every image is both.
       left_out: (N,) number of bad examples that were left out, each counted at a kept
         row of its class, so that subsets count their own; None where there are none.
@@ -29,7 +30,7 @@ class Source:
 
     pixels: Callable[[np.ndarray], np.ndarray]
     labels: np.ndarray
-    names: tuple[str, ...] | None = None
+    names: decoding.Names | None = None
     roles: np.ndarray | None = None
     left_out: np.ndarray | None = None
     in_memory: bool = False

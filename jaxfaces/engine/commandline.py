@@ -232,16 +232,23 @@ def read_lines(
 ) -> tuple[dict[str, Any], Any]:
     """Reads what `flag_lines` gave: the configurations and the task.
 
+    No module is imported because a line names it.
+
     Args:
       lines: of a flagfile.
       configs: as in `parse`.
-      task_class: the task's dataclass, where it cannot be found by its name.
+      task_class: the task's dataclass; None looks among those that are known.
+
+    Raises:
+      UsageError: as in `parse`, or the task is not known.
     """
     words = [line for line in lines if line.startswith("--")]
-    if task_class is None:
-        return parse(words, configs)
-    words = [word for word in words if not _names(word, "task")]
-    built, _ = parse(words, {**configs, "task": task_class()}, with_task=False)
+    name, words = _take(words, "task")
+    try:
+        task = (task_class or registry.known(name))()
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    built, _ = parse(words, {**configs, "task": task}, with_task=False)
     return built, built.pop("task")
 
 
@@ -250,10 +257,11 @@ def read_flagfile(path: Path, configs: Mapping[str, Any]) -> tuple[dict, Any]:
     return parse([f"--flagfile={path}"], configs)
 
 
-def guarded(command: Callable[[], None]) -> int:
+def guarded(command: Callable[[], None], *, stopped: str = "stopped") -> int:
     """Runs a command; what its user can mend becomes one line and an exit code.
 
     A fault of the program keeps its traceback, and JAXFACES_DEBUG=1 shows all of them.
+    After ctrl-C the line says `stopped`.
     """
     logging.set_verbosity(logging.FATAL)  # what orbax logs it raises as well
     try:
@@ -261,7 +269,7 @@ def guarded(command: Callable[[], None]) -> int:
     except Interrupted as error:
         return fail(error, 128 + error.signal)
     except KeyboardInterrupt:
-        return fail(RunError("stopped at once; the newest checkpoint is whole"), 130)
+        return fail(RunError(stopped), 130)
     except (RunError, ValueError, OSError, MemoryError) as error:
         if os.environ.get("JAXFACES_DEBUG"):
             raise

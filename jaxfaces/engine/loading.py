@@ -43,7 +43,7 @@ def load(
       best: the variables of the best validation measure instead of the newest.
       seed: which of several parallel seeds, counted from 0.
       task_class: the task's dataclass, where it was defined in a notebook and cannot be
-        imported by name.
+        imported by name, or where one file names a module that is not imported.
 
     Returns:
       Task, apply function and variables.

@@ -53,8 +53,7 @@ def predict(
       DataError: no file can be used, or one cannot and `skip` is False.
       RunError: the task does not read files, or the network does not take them.
     """
-    if not hasattr(trained.task, "read_files"):
-        raise RunError(f"the task {type(trained.task).__name__} cannot read files")
+    check(trained.task)
     inputs = list(inputs)
     if not skip:
         _refuse(each for each in inputs if not each.passed_over)
@@ -83,6 +82,17 @@ def predict(
         model=digest(trained.variables),
     )
     return predicted, inputs
+
+
+def check(task: Any) -> None:
+    """Raises `RunError` where a task lacks a method that serving files takes."""
+    wanted = ("read_files", "write", "read_outputs")
+    missing = [name for name in wanted if not hasattr(task, name)]
+    if missing:
+        raise RunError(
+            f"the task {type(task).__name__} cannot read files: it has no "
+            f"{', '.join(missing)} (docs/adding_a_task.md)"
+        )
 
 
 def digest(variables: Any) -> str:

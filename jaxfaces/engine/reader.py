@@ -1,6 +1,7 @@
 """Batches for every step of a run, and sweeps over a split, read ahead by grain."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,8 +11,12 @@ import numpy as np
 from absl import flags
 
 from jaxfaces.data.streams import Stream, load_batch
+from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.options import Options
 from jaxfaces.engine.timeline import Timeline
+
+# What grain says; it has no class for it.
+DIED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 
 
 def read_step(
@@ -94,5 +99,13 @@ def _ahead(
     iterator = iter(ahead)
     try:
         yield iterator
+    except RuntimeError as error:
+        died = DIED.match(str(error))
+        if died is None:
+            raise
+        raise RunError(
+            f"a process that reads the data ended with exit code {died[1]}, perhaps "
+            "for want of memory; give fewer --workers, or --workers=0 for none"
+        ) from error
     finally:
         iterator.close()

@@ -119,7 +119,8 @@ class RunDir:
                 f"--workdir={self.folder} is not empty and holds no run "
                 "(no flags.cfg); choose another folder"
             )
-        remove_torn(self.folder)
+        for place in (self.folder, self.figures):
+            remove_torn(place)
         comment = f"python -m jaxfaces.train {shlex.join(sys.argv[1:])}"
         with replacing(self.flags) as temporary:
             commandline.write_flagfile(temporary, comment, task, options)

@@ -108,7 +108,8 @@ def to_png(picture: Any, path: str | Path) -> None:
         image.save(buffer, format="png")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Such names are swept where a process was killed.
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)

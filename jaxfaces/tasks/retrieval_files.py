@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import metric
-from jaxfaces.data import images, streams
+from jaxfaces.data import images, npz, sources, streams
 from jaxfaces.data.errors import DataError
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.task import Predicted
@@ -113,8 +114,14 @@ def _check(embeddings: np.ndarray, predicted: Predicted, gallery: Predicted) -> 
 
 
 def _save_npz(path: Path, embeddings: np.ndarray, predicted: Predicted) -> None:
-    files = np.array(predicted.names, np.str_)  # fixed width: nothing is pickled
-    np.savez(path, embeddings=embeddings, files=files, model=np.str_(predicted.model))
+    # Text of fixed width: nothing is pickled.
+    np.savez(
+        path,
+        embeddings=embeddings,
+        files=np.array(predicted.names, np.str_),
+        model=np.str_(predicted.model),
+        folder=np.str_(os.getcwd()),
+    )
 
 
 def _save_parquet(path: Path, embeddings: np.ndarray, predicted: Predicted) -> None:
@@ -125,53 +132,84 @@ def _save_parquet(path: Path, embeddings: np.ndarray, predicted: Predicted) -> N
         pa.array(embeddings.reshape(-1)), embeddings.shape[1]
     )
     table = pa.table({"file": pa.array(predicted.names), "embedding": vectors})
-    table = table.replace_schema_metadata({"model": predicted.model})
+    about = {"model": predicted.model, "folder": os.fsencode(os.getcwd())}
+    table = table.replace_schema_metadata(about)
     parquet.write_table(table, path)
 
 
 def load(path: Path, data: ImageData) -> Predicted:
     """Reads what `write` wrote: the file with the embeddings, or the folder.
 
+    Its files are looked for from the folder where they were predicted.
+
     Raises:
       DataError: it cannot be read so; the message says why.
     """
     if path.is_dir():
-        path = next(iter(sorted(path.glob(f"{NAME}.*"))), path / f"{NAME}.npz")
+        found = [path / f"{NAME}{suffix}" for suffix in COLUMNS]
+        path = next((each for each in found if each.exists()), found[0])
     try:
         if not path.is_file():
             raise DataError("no such file")
-        columns = _parquet if path.suffix == ".parquet" else _npz
-        embeddings, files, model = columns(path)
+        if path.suffix not in COLUMNS:
+            raise DataError(f"give a folder or a file in {' or '.join(COLUMNS)}")
+        embeddings, names, model, folder = COLUMNS[path.suffix](path)
         embeddings = np.asarray(embeddings, np.float32)
-        whole = embeddings.ndim == 2 and files.ndim == 1 and files.dtype.kind == "U"
-        if not whole or not len(files) or len(files) != len(embeddings):
+        whole = embeddings.ndim == 2 and all(isinstance(name, str) for name in names)
+        if not whole or not names or len(names) != len(embeddings):
             raise DataError("needs embeddings (N, D) and as many names of files")
         if not np.isfinite(embeddings).all():
             raise DataError("holds embeddings that are not finite")
     # What damaged archives raise is up to zipfile, zlib, numpy and arrow.
     except Exception as error:
         raise DataError(f"--gallery={path} cannot be read: {error}") from error
-    names = files.tolist()
-    paths = [Path(name) for name in names]
+    paths = [Path(folder) / name for name in names]
     read = stream(data, paths, 1, images.MAX_PIXELS).read
     return Predicted(names, embeddings, read, model)
 
 
-def _npz(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    with np.load(path, allow_pickle=False) as columns:
-        model = str(columns["model"]) if "model" in columns else ""
-        return columns["embeddings"], columns["files"], model
+def _npz(path: Path) -> tuple[np.ndarray, list, str, str]:
+    wanted = ("embeddings", "files", "model", "folder")
+    columns = npz.read(path, wanted, sources.MEMORY_LIMIT)
+    model, folder = (str(columns.get(name, "")) for name in ("model", "folder"))
+    files = np.atleast_1d(columns["files"])
+    return columns["embeddings"], files.tolist(), model, folder
 
 
-def _parquet(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+def _parquet(path: Path) -> tuple[np.ndarray, list, str, str]:
     from pyarrow import parquet
 
-    table = parquet.read_table(path, columns=["file", "embedding"])
+    # A dictionary, for a name that is repeated may be long.
+    with parquet.ParquetFile(path, read_dictionary=["file"]) as file:
+        size = _parquet_bytes(file.metadata)
+        if size > sources.MEMORY_LIMIT:
+            raise DataError(
+                f"it holds {size:,} bytes, at most {sources.MEMORY_LIMIT:,} are read"
+            )
+        table = file.read(columns=["file", "embedding"])
     vectors = table["embedding"].combine_chunks()
     embeddings = vectors.flatten().to_numpy(zero_copy_only=False)
-    model = (table.schema.metadata or {}).get(b"model", b"").decode()
-    files = np.array(table["file"].to_pylist(), np.str_)
-    return embeddings.reshape(len(vectors), -1), files, model
+    names: list = []
+    for chunk in table["file"].chunks:
+        words = chunk.dictionary.to_pylist()
+        names.extend(words[index] for index in chunk.indices.to_pylist())
+    embeddings = embeddings.reshape(len(vectors), -1)
+    about = table.schema.metadata or {}
+    model, folder = (os.fsdecode(about.get(key, b"")) for key in (b"model", b"folder"))
+    return embeddings, names, model, folder
+
+
+def _parquet_bytes(metadata: Any) -> int:
+    """What the values of all columns take, by the description of the file."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(
+        max(each.total_uncompressed_size, 8 * each.num_values) for each in columns
+    )
+
+
+# How each kind of file is read: embeddings, names, model, folder.
+COLUMNS = {".npz": _npz, ".parquet": _parquet}
 
 
 def _sheet(

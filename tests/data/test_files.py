@@ -126,10 +126,14 @@ def test_folders_deeper_than_the_stack_are_searched(here):
 
 
 def test_folders_of_earlier_predictions_are_passed_over(here):
-    touch(here, "a/x.png", "a/out/neighbours.png", f"a/out/{files.RESULTS}")
-    assert good("a") == ["a/x.png"]
-    assert problems("a") == {"a/out": "a folder of earlier predictions"}
-    assert good("a/out") == ["a/out/neighbours.png"]
+    touch(here, "a/x.png", "a/out/neighbours.png", "a/out/list.json")
+    found = files.collect(["a"], results="list.json")
+    assert [each.name for each in found if not each.problem] == ["a/x.png"]
+    reasons = {each.name: each.problem for each in found if each.problem}
+    assert reasons == {"a/out": "a folder of earlier predictions"}
+    [_, found] = files.collect(["a/out"], results="list.json")
+    assert (found.name, found.problem) == ("a/out/neighbours.png", "")
+    assert good("a") == ["a/out/neighbours.png", "a/x.png"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow Unicode only")

@@ -1,5 +1,7 @@
 import io
+import re
 import struct
+import tracemalloc
 import warnings
 import zlib
 
@@ -58,6 +60,21 @@ def test_sixteen_bit_grey_keeps_its_range():
     wide = np.array([[0, 257, 200 * 257, 65535]], np.uint16)
     pixels = images.load(encoded(Image.fromarray(wide)), grey=True)
     assert pixels[0, :, 0].tolist() == [0, 1, 200, 255]
+
+
+def test_every_sixteen_bit_value_is_rounded():
+    wide = np.arange(65536, dtype=np.uint16).reshape(128, 512)
+    pixels = images.load(encoded(Image.fromarray(wide)), grey=True)[..., 0]
+    np.testing.assert_array_equal(pixels, np.rint(wide / 257))
+
+
+def test_narrowing_takes_a_byte_a_pixel():
+    wide = np.full((2000, 2000), 65535, np.uint16)
+    tracemalloc.start()
+    images._narrow(wide)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * wide.size
 
 
 def test_sixteen_bit_pgm_keeps_its_range():
@@ -152,6 +169,25 @@ def test_bytes_flipped_at_random_raise_nothing_but_image_errors():
                 assert images.decode(bytes(data)).mode == "RGB"
             except images.ImageError:
                 pass
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_jpeg_may_have_many_scans_but_not_any_number(tmp_path, as_file):
+    whole = encoded(gradient(), "JPEG", progressive=True)
+    usual = whole.count(b"\xff\xda")
+    # The scan of the last bits of the mean of each block, which may come again.
+    header = rb"\xff\xda\x00\x0c\x03.{6}\x00\x00\x10"
+    [again] = re.findall(header + rb"(?:[^\xff]|\xff\x00)*", whole, re.DOTALL)
+
+    def decode(scans):
+        data = whole.replace(again, again * (scans - usual + 1))
+        assert data.count(b"\xff\xda") == scans
+        (tmp_path / "a.jpg").write_bytes(data)
+        return images.decode(tmp_path / "a.jpg" if as_file else data)
+
+    np.testing.assert_array_equal(decode(images.MAX_SCANS), images.decode(whole))
+    with pytest.raises(images.ImageError, match="a JPEG of 501 scans, allowed are 500"):
+        decode(images.MAX_SCANS + 1)
 
 
 def test_a_text_file_named_png_is_no_image(tmp_path):

@@ -146,7 +146,7 @@ def test_a_written_set_reads_back(written, memory_limit):
     test = sources.load("trees", "test", **options)
     assert set(train.labels) == {0}
     assert set(test.labels) == {1, 2}
-    assert test.names == ("", "birch", "cedar")
+    assert test.names == {1: "birch", 2: "cedar"}
     batch = test.read(np.arange(6))
     wanted = np.array(list(COLOURS.values()))[batch["label"]]
     np.testing.assert_array_equal(batch["image"][:, 4, 4], wanted)

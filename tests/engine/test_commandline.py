@@ -6,7 +6,7 @@ import sys
 import contract_tasks
 import pytest
 
-from jaxfaces import evaluate, predict, registry, train
+from jaxfaces import evaluate, export, predict, registry, train
 from jaxfaces.engine import commandline
 from jaxfaces.engine.options import Options
 
@@ -151,6 +151,27 @@ def test_a_usage_error_is_one_line_and_exit_code_2(command, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "words"),
+    [
+        (predict, "_predict", "stopped\n"),
+        (evaluate, "_evaluate", "stopped\n"),
+        (export, "_export", "stopped\n"),
+        (train, "_train", "stopped at once; the newest checkpoint is whole\n"),
+    ],
+)
+def test_after_ctrl_c_only_training_speaks_of_checkpoints(
+    monkeypatch, capsys, command, work, words
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, work, stop)
+    given = {predict: ["x.png"], train: [TASK]}.get(command, [])
+    assert command.main([*given, "--workdir=run"]) == 130
+    assert capsys.readouterr().err == f"jaxfaces: {words}"
 
 
 def test_a_missing_workdir_is_named(capsys):

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import contract_tasks
 import jax
 import numpy as np
 import pytest
+from commands import wait_for_step
 from tensorboardX.proto import event_pb2
 
 import jaxfaces
@@ -49,17 +49,6 @@ def command(workdir, *flags):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for_step(workdir, step, process):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(r["step"] >= step for r in logs.read(Path(workdir) / "metrics.jsonl")):
-            return
-        if process.poll() is not None:
-            raise AssertionError(f"ended early: {process.communicate()}")
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} in {deadline} s")
 
 
 def test_kill_9_in_the_middle_loses_nothing(tmp_path):

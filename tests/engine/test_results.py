@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -56,7 +58,43 @@ def test_a_list_cannot_name_files_elsewhere(tmp_path):
     assert set(content(out)) == {"b", "list.json"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', '{"files": [3]}'])
+KILLED = """
+import os, sys
+from pathlib import Path
+from jaxfaces.engine import results
+left, replace = [int(sys.argv[2])], os.replace
+def dying(*places):
+    left[0] -= 1
+    if not left[0]:
+        os._exit(9)
+    replace(*places)
+os.replace = dying
+with results.written_together(Path(sys.argv[1]), "list.json", {}) as scratch:
+    (scratch / "b").write_text("new")
+    (scratch / "c").write_text("new")
+"""
+
+
+def test_a_process_killed_anywhere_leaves_no_list_of_what_is_not_there(tmp_path):
+    codes = []
+    for moves in range(1, 7):
+        out = tmp_path / str(moves)
+        write(out, a="old", b="old")
+        (out / "mine").write_text("kept")
+        words = [sys.executable, "-c", KILLED, str(out), str(moves)]
+        codes.append(subprocess.run(words, check=False).returncode)
+        if (out / "list.json").exists():
+            listed = json.loads((out / "list.json").read_text())["files"]
+            found = {name: (out / name).read_text() for name in listed}
+            assert found in ({"a": "old", "b": "old"}, {"b": "new", "c": "new"})
+        write(out, d="4")
+        assert set(content(out)) == {"d", "list.json", "mine"}
+    assert codes == [9] * 5 + [0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"files": 3}', '{"files": [3]}', "[" * 100_000]
+)
 def test_a_damaged_list_is_no_obstacle(tmp_path, text):
     write(tmp_path, a="1")
     (tmp_path / "list.json").write_text(text)

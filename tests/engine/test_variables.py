@@ -1,6 +1,8 @@
 """Inference variables on disk."""
 
+import importlib
 import struct
+import sys
 
 import contract_tasks
 import jax.numpy as jnp
@@ -95,6 +97,31 @@ def test_a_task_of_a_notebook_is_given_by_its_class(tmp_path):
     with pytest.raises(RunError, match="v.safetensors.*cannot be read"):
         jaxfaces.load(path)
     assert jaxfaces.load(path, task_class=Local).task == Local(noise=0.5)
+
+
+def test_a_file_imports_nothing(tmp_path, monkeypatch):
+    source = "import contract_tasks\nclass Evil(contract_tasks.Linear):\n    pass\n"
+    (tmp_path / "evil_task.py").write_text(source)
+    (tmp_path / "a.cfg").write_text("--task=evil_task:Evil\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "v.safetensors"
+    about = variables.describe(contract_tasks.Linear(), Options(), step=1, seed=0)
+    for line in ("--task=evil_task:Evil", f"--flagfile={tmp_path / 'a.cfg'}"):
+        flags = f"{about['flags']}\n{line}"
+        variables.save(path, {"w": jnp.ones(3)}, metadata=about | {"flags": flags})
+        with pytest.raises(RunError, match="v.safetensors"):
+            jaxfaces.load(path)
+        assert "evil_task" not in sys.modules
+    variables.save(
+        path,
+        {"w": jnp.ones(3)},
+        metadata=about | {"flags": "--task=evil_task:Evil"},
+    )
+    with pytest.raises(RunError, match="import evil_task or give task_class="):
+        jaxfaces.load(path)
+    evil = importlib.import_module("evil_task")
+    assert isinstance(jaxfaces.load(path).task, evil.Evil)
+    del sys.modules["evil_task"]
 
 
 def test_files_of_other_programs_are_read_but_name_no_task(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxfaces import train
-from jaxfaces.data import sources
+from jaxfaces.data import builders, layouts, sources
 from jaxfaces.data.errors import DataError
 from jaxfaces.engine import reader
 from jaxfaces.engine.options import Options
@@ -209,14 +209,37 @@ def test_shard_lengths_that_are_not_true_are_refused(marks, claimed):
             load(marks, on_bad_example=mode)
 
 
+KNOWN = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
+EVIL = "evil_feature.ClassLabel"
+WAYS = {
+    "newer": lambda text: text.replace(KNOWN, EVIL),
+    "as the protocol spells it": lambda text: text.replace(KNOWN, EVIL).replace(
+        "pythonClassName", "python_class_name"
+    ),
+    "older, which TFDS prefers": lambda text: json.dumps(
+        {"type": EVIL, "content": {}} | json.loads(text)
+    ),
+    "older, as text": lambda text: json.dumps(
+        {
+            "type": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+            "proto_cls": "tensorflow_datasets.FeaturesDict",
+            "content": json.dumps(
+                json.loads(text.replace(KNOWN, EVIL))["featuresDict"]
+            ),
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_feature_that_is_not_of_tfds_is_refused_and_not_imported(
-    marks, tmp_path, monkeypatch
+    marks, tmp_path, monkeypatch, way
 ):
     (tmp_path / "evil_feature.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     path = marks / "features.json"
-    known = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
-    path.write_text(path.read_text().replace(known, "evil_feature.ClassLabel"))
+    assert KNOWN in path.read_text()
+    path.write_text(WAYS[way](path.read_text()))
     with pytest.raises(DataError, match="evil_feature.ClassLabel, no feature of TFDS"):
         load(marks)
 
@@ -427,6 +450,44 @@ def test_subsets_share_the_count_without_loss(folder):
     assert sources.relabel(rest).skipped == 2
 
 
+def test_losses_are_counted_where_their_neighbours_went(folder):
+    """Of seven images that are left of a class the first and the last are held out."""
+
+    def skipped(place):
+        bad = [path / place for path in folder.iterdir()]
+        whole = bad[0].read_bytes()
+        for path in bad:
+            path.write_text("text")
+        data = ImageData(
+            dataset=f"folder:{folder}",
+            validation_by="image",
+            validation_fraction=0.25,
+            on_bad_example="skip",
+            image_size=8 + int(place[0]),  # another set for the cache
+        )
+        counts = [data.split(name).skipped for name in ("train", "validation")]
+        for path in bad:
+            path.write_bytes(whole)
+        return counts
+
+    # Four of the eight classes are to train on.
+    assert skipped("3.png") == [4, 0]
+    assert skipped("0.png") == [0, 4]
+    assert skipped("7.png") == [0, 4]
+
+
+def test_one_wild_label_costs_no_memory(folder, tmp_path):
+    entries = [
+        layouts.Entry("train", "c0/0.png", 2**31 - 1, "far"),
+        layouts.Entry("train", "c0/1.png", 3, "near"),
+        layouts.Entry("test", "c0/2.png", 4, "other"),
+    ]
+    builders.write(entries, folder, name="wild", data_dir=tmp_path)
+    source = sources.load("wild", "train", data_dir=str(tmp_path), image_size=8)
+    assert source.names == {2**31 - 1: "far", 3: "near"}
+    assert sources.relabel(source).names == ("near", "far")
+
+
 def test_a_class_that_is_bad_altogether_is_still_counted(folder):
     for path in (folder / "c0").glob("*.png"):
         path.write_text("text")
@@ -493,6 +554,11 @@ def bombs():
     place = jpeg.index(b"\xff\xc0") + 5
     jpeg[place : place + 4] = b"\xff\xff\xff\xff"
     yield "jpeg", bytes(jpeg)
+    stream = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(stream, "JPEG", progressive=True)
+    whole = stream.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    yield "jpeg scans", whole[:-2] + last * 20_000 + whole[-2:]
 
 
 DECODE = """

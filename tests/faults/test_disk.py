@@ -141,7 +141,8 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch):
 
 def test_what_a_killed_writer_left_behind_is_removed(tmp_path):
     run(tmp_path)
-    torn = tmp_path / ".tmp-99999-params.safetensors"
-    torn.write_bytes(b"half")
+    (tmp_path / "figures").mkdir(exist_ok=True)
+    for torn in (".tmp-99999-params.safetensors", "figures/.tmp-99999-curves.png"):
+        (tmp_path / torn).write_bytes(b"half")
     run(tmp_path, steps=15)
-    assert not torn.exists()
+    assert not list(tmp_path.rglob(".tmp-*"))

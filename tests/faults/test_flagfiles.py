@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -487,6 +488,32 @@ def test_odd_but_lawful_values_train_or_stop_with_one_line(
     done, _, err, _ = run([LINEAR, *steps, *given.split(), f"--workdir={workdir}"])
     assert (done, len(err.splitlines())) == (code, int(code > 0)), err
     assert words in err
+
+
+def lawful_values(knob, draw):
+    """One of the values that a flag may have, by what it says of itself."""
+    if knob.choices:
+        return draw.choice(knob.choices)
+    if knob.kind is bool:
+        return draw.choice(["true", "false"])
+    return knob.format(knob.default)
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_any_lawful_choices_train_the_real_task(tmp_path, seed):
+    draw = random.Random(seed)
+    fixed = {"backbone": "small", "dataset": "made_up"}  # a large network takes long
+    flags = {
+        knob.flag: fixed.get(knob.flag, lawful_values(knob, draw))
+        for knob in config.knobs(Retrieval)
+    }
+    given = [f"--{flag}={value}" for flag, value in flags.items()]
+    done, _, err, _ = run(
+        ["--task=retrieval", *given, "--smoke", "--quiet", f"--workdir={tmp_path}"]
+    )
+    assert (done, err) == (0, "")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["steps"] == 2
 
 
 def end_to_end(place, *given):

@@ -334,8 +334,11 @@ class TestToPng:
         path = tmp_path / "a.png"
         figures.to_png(np.zeros((4, 4)), path)
         before = path.read_bytes()
-        with mock.patch("os.replace", side_effect=OSError), pytest.raises(OSError):
-            figures.to_png(np.ones((4, 4)), path)
+        with mock.patch("os.replace", side_effect=OSError) as move:
+            with pytest.raises(OSError):
+                figures.to_png(np.ones((4, 4)), path)
+        [(temporary, _), _] = move.call_args
+        assert temporary.name.startswith(".tmp-")  # swept after a kill
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
 

@@ -1,13 +1,15 @@
 """Embeddings of files, written and read: no network, no images needed."""
 
 import csv
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfaces.data import images
+from jaxfaces.data import images, sources
 from jaxfaces.data.errors import DataError
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.task import Predicted
@@ -15,6 +17,74 @@ from jaxfaces.tasks import retrieval_files
 from jaxfaces.tasks.image_data import ImageData
 
 DATA = ImageData(image_size=8)
+
+
+class TestGallery:
+    """What `load` makes of files that anybody may have written."""
+
+    GOOD = {"embeddings": np.eye(2), "files": np.array(["a.png", "b.png"])}
+
+    def test_its_images_are_found_from_another_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "here").mkdir()
+        (tmp_path / "there").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        pixels = np.full((8, 8, 3), 90, np.uint8)
+        Image.fromarray(pixels).save("a.png")
+        Image.fromarray(pixels).save(tmp_path / "b.png")
+        names = ["a.png", str(tmp_path / "b.png")]
+        for format in ("npz", "parquet"):
+            folder = tmp_path / format
+            folder.mkdir()
+            retrieval_files.write(predicted(np.eye(2), names), folder, format=format)
+        monkeypatch.chdir(tmp_path / "there")
+        for format in ("npz", "parquet"):
+            found = retrieval_files.load(tmp_path / format, DATA)
+            assert found.names == names
+            for row in (0, 1):
+                batch = found.read(np.array([row]))
+                np.testing.assert_array_equal(batch["image"], pixels[None])
+
+    @pytest.mark.parametrize("name", ["a.csv", "a", "a.npy", "a.NPZ"])
+    def test_other_files_are_refused(self, tmp_path, name):
+        np.savez(tmp_path / "a.npz", **self.GOOD)
+        (tmp_path / "a.npz").rename(tmp_path / name)
+        with pytest.raises(DataError, match=r"file in \.npz or \.parquet"):
+            retrieval_files.load(tmp_path / name, DATA)
+
+    def test_a_bomb_is_refused_by_its_header(self, tmp_path):
+        stream = io.BytesIO()
+        header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 512)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        np.savez(tmp_path / "a.npz", files=self.GOOD["files"])
+        with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
+            file.writestr("embeddings.npy", stream.getvalue())
+        with pytest.raises(DataError, match="bytes of arrays, at most"):
+            retrieval_files.load(tmp_path / "a.npz", DATA)
+
+    def test_a_table_too_large_is_refused_by_its_description(
+        self, tmp_path, monkeypatch
+    ):
+        retrieval_files.write(predicted(np.eye(2)), tmp_path, format="parquet")
+        monkeypatch.setattr(sources, "MEMORY_LIMIT", 40)
+        with pytest.raises(DataError, match="bytes, at most 40 are read"):
+            retrieval_files.load(tmp_path, DATA)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"files": np.arange(2)},
+            {"files": np.array([["a", "b"]])},
+            {"files": np.array("a")},
+            {"files": np.array([b"a", b"b"])},
+            {"embeddings": np.ones(2)},
+            {"embeddings": np.array([["x"], ["y"]])},
+            {"embeddings": np.ones((0, 2)), "files": np.array([], np.str_)},
+        ],
+    )
+    def test_other_arrays_are_refused(self, tmp_path, changes):
+        np.savez(tmp_path / "a.npz", **{**self.GOOD, **changes})
+        with pytest.raises(DataError, match="a.npz cannot be read"):
+            retrieval_files.load(tmp_path / "a.npz", DATA)
 
 
 def gone(rows):
