@@ -24,6 +24,8 @@ from jaxfaces.engine.errors import CheckpointError
 
 # Names beside the caller's own in the notes of a checkpoint.
 _LEAVES, _SEAL = "leaves", "seal"
+# Bytes to leave free for the small files beside the arrays.
+_SLACK = 1 << 20
 
 
 @dataclasses.dataclass
@@ -99,6 +101,7 @@ class Checkpoints:
         """
         self._policy.best = best
         copied = jax.tree.map(_storable, self._copy(tree))
+        self._check_room(copied)
         notes = {**meta, _LEAVES: digests(copied)}
         notes[_SEAL] = _seal(notes)
         try:
@@ -111,6 +114,15 @@ class Checkpoints:
         # What a full or failing disk raises is up to orbax and tensorstore.
         except Exception as error:
             raise self._unsaved(error) from error
+
+    def _check_room(self, tree: Any) -> None:
+        # Of a disk that fills up while it writes, orbax tells with many voices.
+        leaves = jax.tree.leaves(tree)
+        need = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + _SLACK
+        free = shutil.disk_usage(self.folder).free
+        if free < need:
+            words = f"No space left on device ({need:,} bytes wanted, {free:,} free)"
+            raise self._unsaved(OSError(words))
 
     def check(self) -> None:
         """Raises CheckpointError if a save in the background has failed."""

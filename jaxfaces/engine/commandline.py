@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from jaxfaces import registry
 from jaxfaces.engine import config as config_lib
-from jaxfaces.engine import flagfiles
+from jaxfaces.engine import echoes, flagfiles
 from jaxfaces.engine.errors import Interrupted, RunError, UsageError
 
 MOST_TEXT = 1000
@@ -263,7 +263,7 @@ def guarded(command: Callable[[], None], *, stopped: str = "stopped") -> int:
     A fault of the program keeps its traceback, and JAXFACES_DEBUG=1 shows all of them.
     After ctrl-C the line says `stopped`.
     """
-    logging.set_verbosity(logging.FATAL)  # what orbax logs it raises as well
+    echoes.hide()
     try:
         command()
     except Interrupted as error:
