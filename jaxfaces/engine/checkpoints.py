@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from jaxfaces.engine import distributed
 from jaxfaces.engine.digests import digests, fault, other_shapes, reason
-from jaxfaces.engine.errors import CheckpointError
+from jaxfaces.engine.errors import CheckpointError, OtherProgramError
 
 # Names beside the caller's own in the notes of a checkpoint.
 _LEAVES, _SEAL = "leaves", "seal"
@@ -158,7 +158,7 @@ class Checkpoints:
         saved = self._notes(step)[_LEAVES]
         stored = jax.tree.map(_storable, _shapes(like))
         if differing := other_shapes(saved, stored):
-            raise CheckpointError(
+            raise OtherProgramError(
                 f"checkpoint {self.folder / str(step)} is of another program or other "
                 f"flags: {'; '.join(differing[:3])}"
             )
@@ -209,6 +209,8 @@ class Checkpoints:
         try:
             if distributed.is_main():
                 self._verify(step, like)
+        except OtherProgramError:
+            raise  # going back to an older one would not help
         except CheckpointError as error:
             found = str(error)
         found = distributed.share(found)

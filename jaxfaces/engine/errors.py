@@ -13,6 +13,10 @@ class CheckpointError(RunError):
     """A checkpoint that is missing or cannot be read back."""
 
 
+class OtherProgramError(CheckpointError):
+    """A whole checkpoint of a state of another shape."""
+
+
 class DivergedError(RunError):
     """A metric became NaN or infinite."""
 

@@ -179,8 +179,12 @@ def test_flags_that_change_shapes_are_told_apart_from_damage(tmp_path):
     )
     (tmp_path / "sizes.json").write_text(json.dumps({"train": [21, 0]}))
     message = r"of another program or other flags: state.memory was float32\[20\]"
-    with pytest.raises(CheckpointError, match=message):
-        loop.run(contract_tasks.Memory(steps=9, examples=21), tmp_path, **settings)
+    for resume in ("newest", "latest_good"):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            task = contract_tasks.Memory(steps=9, examples=21)
+            loop.run(task, tmp_path, resume=resume, **settings)
+        assert "damaged" not in str(caught.value)
+        assert "latest_good" not in str(caught.value)
 
 
 def test_the_command_says_it_in_one_line(copy, capsys):
