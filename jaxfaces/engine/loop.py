@@ -156,7 +156,7 @@ class _Run:
             phase, begins = timeline.at(self.step)
             if begins and phase.enter is not None:
                 self.tree = program.enter(phase, self.tree, self.step)
-            batch = mesh.put(program.mesh, host)
+            batch = mesh.feed(program.mesh, host)
             profiler.before(self.step)
             self.tree, token = program.step(phase, self.tree, batch, self.step)
             self.step += 1

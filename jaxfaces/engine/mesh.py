@@ -34,6 +34,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
 def everywhere(mesh: Mesh, value: np.ndarray) -> jax.Array:
     """Puts a host array whole on every device."""
     return jax.make_array_from_process_local_data(replicated(mesh), value, value.shape)
@@ -45,14 +50,28 @@ def put(mesh: Mesh, batch: Any) -> Any:
     Raises:
       ValueError: the global batch does not divide among the devices.
     """
-    rows = _rows(mesh)
-    for column in jax.tree.leaves(batch):
-        _check(mesh, len(column) * jax.process_count())
+    rows = split(mesh)
+    _check_all(mesh, batch)
     if jax.process_count() == 1:  # all columns at once take half the time
         return jax.device_put(batch, rows)
     return jax.tree.map(
         lambda column: jax.make_array_from_process_local_data(rows, column), batch
     )
+
+
+def feed(mesh: Mesh, batch: Any) -> Any:
+    """A host batch as a jitted function takes it whose `in_shardings` split it.
+
+    One process gives it as it is: jit itself moves it with a third of the work of
+    `put`, which counts where a step takes milliseconds.
+
+    Raises:
+      ValueError: the global batch does not divide among the devices.
+    """
+    if jax.process_count() > 1:
+        return put(mesh, batch)
+    _check_all(mesh, batch)
+    return batch
 
 
 def put_whole(mesh: Mesh, batch: Mapping[str, Any]) -> Any:
@@ -63,7 +82,7 @@ def put_whole(mesh: Mesh, batch: Mapping[str, Any]) -> Any:
     """
     if jax.process_count() == 1:
         return put(mesh, batch)
-    rows = _rows(mesh)
+    rows = split(mesh)
 
     def place(column: np.ndarray) -> jax.Array:
         _check(mesh, len(column))
@@ -72,8 +91,9 @@ def put_whole(mesh: Mesh, batch: Mapping[str, Any]) -> Any:
     return jax.tree.map(place, batch)
 
 
-def _rows(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+def _check_all(mesh: Mesh, batch: Any) -> None:
+    for column in jax.tree.leaves(batch):
+        _check(mesh, len(column) * jax.process_count())
 
 
 def _check(mesh: Mesh, total: int) -> None:

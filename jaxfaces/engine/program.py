@@ -159,7 +159,8 @@ class Program:
     ) -> tuple[dict[str, Any], jax.Array]:
         """Runs step number `n`; returns what `start` gave, after it, and a token.
 
-        The token is ready when the step is done. `tree` must not be used again.
+        The token is ready when the step is done. `tree` must not be used again. The
+        batch is what `mesh.feed` gives.
         """
         return self._run(phase, tree, batch, n)
 
@@ -268,9 +269,13 @@ class Program:
             with sharding.gathering(self.mesh, places):
                 return (*every(state, well, sums, batch, roots, n), n + 1)
 
-        out = self._replicated
-        shardings = (places, out, out, out)
-        return self._jit(run, donate_argnums=(0, 1, 2), out_shardings=shardings)
+        whole, rows = self._replicated, mesh_lib.split(self.mesh)
+        return self._jit(
+            run,
+            donate_argnums=(0, 1, 2),
+            in_shardings=(places, whole, whole, rows, whole, whole),
+            out_shardings=(places, whole, whole, whole),
+        )
 
 
 def _strong(x: Any) -> Any:

@@ -35,7 +35,7 @@ FIRST = 20  # steps before the clock starts
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=520)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -181,8 +181,7 @@ def parts(task: Retrieval, counted: int) -> dict[str, float]:
 
     with contextlib.ExitStack() as stack:
         for owner, attribute, name in (
-            (mesh, "put", "put it on the device"),
-            (Program, "step", "dispatch the step"),
+            (Program, "step", "move the batch and dispatch the step"),
             (loop._Run, "_log_totals", "log"),
             (loop._Run, "_save", "checkpoint"),
             (logs.Progress, "advance", "progress bar"),
