@@ -1,19 +1,21 @@
 """Contrastive loss on all pairs of a batch."""
 
-import chex
-import jax
-import jax.numpy as jnp
+from typing import Unpack
 
-from metric import distances
+import jax
+
+from metric import pairs as pairs_lib
+from metric.pairs import Given, Pairs, Reduction, Term
 
 
 def contrastive_loss(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     *,
     pos_margin: float = 0.0,
     neg_margin: float = 1.0,
-    valid: jax.Array | None = None,
+    reduction: Reduction = "mean",
+    **given: Unpack[Given],
 ) -> jax.Array:
     """Mean violation of positive pairs plus mean violation of negative pairs.
 
@@ -26,27 +28,22 @@ def contrastive_loss(
       labels: (B,) integer class ids.
       pos_margin: distance up to which positives pay nothing, in [0, 2].
       neg_margin: distance beyond which negatives pay nothing, in [0, 2].
-      valid: (B,) booleans, False for padding rows.
+      reduction: "mean", or "none" for shares (B,) that add up to the loss.
+      **given: `valid`, `same`, `ref`, `pairs` … of `metric.pairs.Given`.
 
     Returns:
       Scalar loss, float32 or float64; 0 where no pair pays.
 
     Raises:
+      ValueError: an argument is out of range or missing.
       AssertionError: shapes disagree (checked while tracing).
     """
-    chex.assert_rank(embeddings, 2)
-    chex.assert_shape(labels, (embeddings.shape[0],))
-    embeddings, _ = distances.hide_padding(embeddings, valid)
-    unit = distances.normalize(embeddings)
-    d = distances.unit_distances(unit, unit)
-    positive, negative = distances.pair_masks(labels, valid)
-    return _mean_active(d - pos_margin, positive) + _mean_active(
-        neg_margin - d, negative
-    )
 
+    def rows(pairs: Pairs) -> tuple[Term, Term]:
+        d = pairs.distances()
+        return (
+            pairs_lib.active(d - pos_margin, pairs, pairs.positive),
+            pairs_lib.active(neg_margin - d, pairs, pairs.negative),
+        )
 
-def _mean_active(hinge: jax.Array, mask: jax.Array) -> jax.Array:
-    inactive = hinge <= 0  # a NaN counts as active, so that it is seen
-    active = mask & ~inactive
-    count = jnp.sum(active, dtype=hinge.dtype)
-    return jnp.sum(jnp.where(active, hinge, 0)) / jnp.maximum(count, 1)
+    return pairs_lib.per_pair(rows, embeddings, labels, reduction, **given)

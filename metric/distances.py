@@ -41,11 +41,15 @@ def unit_distances(queries: jax.Array, gallery: jax.Array) -> jax.Array:
     Returns:
       (Q, G) distances in [0, 2].
     """
-    dots = jnp.matmul(queries, gallery.T, precision=jax.lax.Precision.HIGHEST)
-    squared = 2 - 2 * dots
+    squared = 2 - 2 * products(queries, gallery)
     floor = 1e-12 if squared.dtype == jnp.float64 else 4e-6
     tiny = squared <= floor  # False for NaN, which must reach the caller
     return jnp.where(tiny, 0, jnp.sqrt(jnp.where(tiny, 1, squared)))
+
+
+def products(queries: jax.Array, gallery: jax.Array) -> jax.Array:
+    """Inner products (Q, G) in full precision, which a TPU's default has not."""
+    return jnp.matmul(queries, gallery.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def pair_masks(

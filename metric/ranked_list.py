@@ -1,17 +1,17 @@
 """Ranked list loss (Wang et al., CVPR 2019; journal version TPAMI 2021)."""
 
-from typing import Literal
+from typing import Any, Literal, Unpack
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from metric import distances
+from metric import pairs as pairs_lib
+from metric.pairs import Given, Pairs, Reduction
 
 
 def ranked_list_loss(
     embeddings: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | None = None,
     *,
     alpha: float | None = 1.2,
     margin: float = 0.4,
@@ -21,7 +21,8 @@ def ranked_list_loss(
     neg_weight: float = 0.5,
     gradient: Literal["query", "pair", "full"] = "query",
     query_weighting: Literal["uniform", "mass"] = "uniform",
-    valid: jax.Array | None = None,
+    reduction: Reduction = "mean",
+    **given: Unpack[Given],
 ) -> jax.Array:
     """Ranked list loss: every item in turn is the query, the rest its ranked list.
 
@@ -55,42 +56,44 @@ def ranked_list_loss(
       query_weighting: "uniform" divides by the number of queries; "mass" weighs query i
         by its share of the raw pair weights of the batch, a constant in every gradient
         mode (released code only).
-      valid: (B,) booleans, False for padding rows, which neither pay nor count.
+      reduction: "mean", or "none" for (B,) values: what each query pays, with "mass"
+        multiplied by its share.
+      **given: `valid`, `same`, `ref`, `pairs` … of `metric.pairs.Given`; a pair's
+        weight multiplies w.
 
     Returns:
       Scalar loss, float32 or float64.
 
     Raises:
-      ValueError: `gradient` or `query_weighting` is unknown.
+      ValueError: `gradient` or `query_weighting` is unknown, an argument is missing.
       AssertionError: shapes disagree (checked while tracing).
     """
-    _check(embeddings, labels, valid, gradient, query_weighting)
-    if alpha is None:
-        alpha = 1 + margin / 2
-    embeddings, count = distances.hide_padding(embeddings, valid)
-    unit = distances.normalize(embeddings)
-    listed = jax.lax.stop_gradient(unit) if gradient == "query" else unit
-    d = distances.unit_distances(unit, listed)  # (B, B)
-    positive, negative = distances.pair_masks(labels, valid)
+    _check(gradient, query_weighting)
+    outer = 1 + margin / 2 if alpha is None else alpha
 
-    differentiate_weights = gradient == "full"
-    too_far = d - (alpha - margin)
-    too_near = alpha - d
-    positive_terms, positive_mass = _weighted_mean(
-        too_far, positive, positive_temperature, differentiate_weights
-    )
-    negative_terms, negative_mass = _weighted_mean(
-        too_near, negative, temperature, differentiate_weights
-    )
-    per_query = pos_weight * positive_terms + neg_weight * negative_terms  # (B,)
-    if query_weighting == "mass":
-        log_mass = jnp.logaddexp(positive_mass, negative_mass)
-        return jnp.sum(_shares(jax.lax.stop_gradient(log_mass)) * per_query)
-    return jnp.sum(per_query) / jnp.maximum(count, 1)
+    def rows(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+        """What each query pays, and the log of its raw pair weights."""
+        if gradient == "query":
+            pairs = pairs._replace(refs=jax.lax.stop_gradient(pairs.refs))
+        d = pairs.distances()
+        far, far_mass = _weighted_mean(
+            d - (outer - margin), pairs, pairs.positive, positive_temperature, gradient
+        )
+        near, near_mass = _weighted_mean(
+            outer - d, pairs, pairs.negative, temperature, gradient
+        )
+        paid = pos_weight * far + neg_weight * near
+        return paid, jax.lax.stop_gradient(jnp.logaddexp(far_mass, near_mass))
+
+    if query_weighting == "uniform":
+        return pairs_lib.per_query(
+            lambda pairs: rows(pairs)[0], embeddings, labels, reduction, **given
+        )
+    return _by_mass(rows, embeddings, labels, reduction, given)
 
 
 def _weighted_mean(
-    hinge: jax.Array, mask: jax.Array, temperature: float, differentiate: bool
+    hinge: jax.Array, pairs: Pairs, mask: jax.Array, temperature: float, gradient: str
 ) -> tuple[jax.Array, jax.Array]:
     """Row means of active hinges with weights exp(T * hinge), and log of their mass.
 
@@ -100,10 +103,12 @@ def _weighted_mean(
     active = mask & ~inactive
     hinge = jnp.where(active, hinge, 0)
     logits = temperature * hinge
-    logits = logits if differentiate else jax.lax.stop_gradient(logits)
+    logits = logits if gradient == "full" else jax.lax.stop_gradient(logits)
     # Active logits are >= 0, so this maximum is the one over active pairs.
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True, initial=0))
     weights = jnp.where(active, jnp.exp(logits - peak), 0)
+    if pairs.weights is not None:
+        weights = weights * pairs.weights
     mass = jnp.sum(weights, axis=1)  # at least 1 where anything is active
     empty = mass == 0
     safe = jnp.where(empty, 1, mass)
@@ -111,26 +116,26 @@ def _weighted_mean(
     return mean, jnp.where(empty, -jnp.inf, peak[:, 0] + jnp.log(safe))
 
 
-def _shares(log_mass: jax.Array) -> jax.Array:
-    """Softmax of `log_mass` (B,), all zero where no query has any mass."""
+def _by_mass(
+    rows: Any, embeddings: Any, labels: Any, reduction: Reduction, given: Given
+) -> jax.Array:
+    """Queries weighed by the share of the batch's raw pair weights that is theirs."""
+    ready = pairs_lib.prepare(embeddings, labels, **given)
+    paid, log_mass = pairs_lib.over_blocks(rows, ready)
+    log_mass = jax.lax.stop_gradient(log_mass)
+    log_mass = jnp.where(ready.counted > 0, log_mass, -jnp.inf)
     peak = jnp.max(log_mass, initial=-jnp.inf)
+    if ready.axis_name is not None:
+        peak = jax.lax.pmax(peak, ready.axis_name)
     mass = jnp.exp(log_mass - jnp.where(peak == -jnp.inf, 0, peak))
-    total = jnp.sum(mass)
-    return mass / jnp.where(total == 0, 1, total)
+    total = ready.sum(mass)
+    values = mass / jnp.where(total == 0, 1, total) * paid
+    if pairs_lib.check_reduction(reduction) == "none":
+        return values
+    return ready.sum(values)
 
 
-def _check(
-    embeddings: jax.Array,
-    labels: jax.Array,
-    valid: jax.Array | None,
-    gradient: str,
-    query_weighting: str,
-) -> None:
-    chex.assert_rank(embeddings, 2)
-    chex.assert_shape(labels, (embeddings.shape[0],))
-    chex.assert_type(labels, int)
-    if valid is not None:
-        chex.assert_shape(valid, (embeddings.shape[0],))
+def _check(gradient: str, query_weighting: str) -> None:
     if gradient not in ("query", "pair", "full"):
         raise ValueError(f"gradient must be query, pair or full, got {gradient!r}")
     if query_weighting not in ("uniform", "mass"):

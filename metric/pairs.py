@@ -1,0 +1,350 @@
+"""What every loss over pairs shares: queries, references, masks, blocks and sums.
+
+A loss is a function of a block of queries before all references, `rows(pairs)`, that
+gives one number or a few for each query. `per_query` and `per_pair` build the blocks,
+run it, and add up: over the batch, over blocks of queries whose (b, G) matrices are
+made again for the gradient, and over the devices of a `shard_map`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from metric import distances
+
+Reduction = Literal["mean", "none"]
+
+
+class Given(TypedDict, total=False):
+    """Keywords that every loss over pairs takes; all may be left out.
+
+    Attributes:
+      valid: (B,) booleans, False for padding rows, which neither pay nor count.
+      same: (B, G) booleans, which pairs are positive, in place of labels.
+      ref: (G, D) references to compare with; without it the batch is compared with
+        itself, an item never with itself.
+      ref_labels: (G,) their class ids.
+      ref_valid: (G,) booleans, False for references that are not there.
+      itself: (B,) where each item of the batch lies among `ref`, -1 for nowhere; that
+        pair is left out.
+      pairs: (positive, negative), two (B, G) boolean masks, as a miner gives them: only
+        these pairs take part.
+      weights: (B, G) numbers >= 0 that each pair's term and count are multiplied with.
+      axis_name: an axis of `jax.shard_map` over which the batch is split; the loss is
+        that of the whole batch, the same number on every device.
+      block_rows: queries compared at once; less memory, and every block is computed
+        again for the gradient. None takes all at once.
+    """
+
+    valid: jax.Array | None
+    same: jax.Array | None
+    ref: jax.Array | None
+    ref_labels: jax.Array | None
+    ref_valid: jax.Array | None
+    itself: jax.Array | None
+    pairs: tuple[jax.Array, jax.Array] | None
+    weights: jax.Array | None
+    axis_name: str | None
+    block_rows: int | None
+
+
+class Pairs(NamedTuple):
+    """A block of b queries before all G references.
+
+    Attributes:
+      queries: (b, D) unit rows, raw ones where a loss asks for them.
+      refs: (G, D) likewise.
+      positive: (b, G) booleans, pairs of one class.
+      negative: (b, G) booleans, pairs of two classes.
+      weights: (b, G) or None.
+      extra: the rows of what else the loss brought, or None.
+    """
+
+    queries: jax.Array
+    refs: jax.Array
+    positive: jax.Array
+    negative: jax.Array
+    weights: jax.Array | None
+    extra: Any
+
+    def distances(self) -> jax.Array:
+        """(b, G) Euclidean distances of unit rows."""
+        return distances.unit_distances(self.queries, self.refs)
+
+    def products(self) -> jax.Array:
+        """(b, G) inner products, cosines of unit rows."""
+        return distances.products(self.queries, self.refs)
+
+    def weighed(self, mask: jax.Array) -> jax.Array:
+        """Weights (b, G) of the pairs of a mask, 1 where none were given."""
+        if self.weights is None:
+            return mask.astype(self.queries.dtype)
+        return jnp.where(mask, self.weights, 0)
+
+
+class Term(NamedTuple):
+    """Numerators and denominators (b,) of an average over the pairs of a batch."""
+
+    total: jax.Array
+    count: jax.Array
+
+
+class Prepared(NamedTuple):
+    """A checked batch: leaves of `batch` have B rows, those of `refs` have G."""
+
+    batch: dict[str, Any]
+    refs: dict[str, jax.Array | None]
+    axis_name: str | None
+    block_rows: int | None
+
+    @property
+    def counted(self) -> jax.Array:
+        """(B,) 1.0 for the rows that count, 0.0 for padding."""
+        rows = self.batch["rows"]
+        valid = self.batch["valid"]
+        return (
+            jnp.ones(len(rows), rows.dtype)
+            if valid is None
+            else valid.astype(rows.dtype)
+        )
+
+    def sum(self, x: jax.Array) -> jax.Array:
+        """The sum over all rows of the whole batch."""
+        total = jnp.sum(x, axis=0)
+        return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
+
+
+def per_query(
+    rows: Callable[[Pairs], jax.Array],
+    embeddings: jax.Array,
+    labels: jax.Array | None,
+    reduction: Reduction,
+    *,
+    unit: bool = True,
+    extra: Any = None,
+    **given: Any,
+) -> jax.Array:
+    """The mean over the queries that count of what `rows` says of each.
+
+    Args:
+      rows: from a block of b queries to (b,) values.
+      embeddings: (B, D) raw network outputs.
+      labels: (B,) integer class ids, or None with `same`.
+      reduction: "mean", or "none" for the (B,) values, 0 at padding rows.
+      unit: normalise the embeddings.
+      extra: a tree of arrays with B rows, handed to `rows` by block.
+      **given: see `Given`.
+    """
+    ready = prepare(embeddings, labels, unit=unit, extra=extra, **given)
+    counted = ready.counted
+    values = jnp.where(counted > 0, over_blocks(rows, ready), 0)
+    if check_reduction(reduction) == "none":
+        return values
+    return ready.sum(values) / jnp.maximum(ready.sum(counted), 1)
+
+
+def per_pair(
+    rows: Callable[[Pairs], Sequence[Term]],
+    embeddings: jax.Array,
+    labels: jax.Array | None,
+    reduction: Reduction,
+    *,
+    unit: bool = True,
+    extra: Any = None,
+    **given: Any,
+) -> jax.Array:
+    """The sum of averages over the pairs of the whole batch, one for each term.
+
+    With `reduction="none"` an item gets its share of every average, so that the values
+    add up to the loss: of a pair inside the batch each of the two gets one half.
+
+    Args:
+      rows: from a block of b queries to terms of (b,) sums; an average whose count is 0
+        is 0.
+      embeddings: (B, D) raw network outputs.
+      labels: (B,) integer class ids, or None with `same`.
+      reduction: "mean" or "none".
+      unit: normalise the embeddings.
+      extra: a tree of arrays with B rows, handed to `rows` by block.
+      **given: see `Given`.
+    """
+    ready = prepare(embeddings, labels, unit=unit, extra=extra, **given)
+    shares = []
+    for total, count in over_blocks(rows, ready):
+        whole = ready.sum(count)
+        shares.append(total / jnp.where(whole == 0, 1, whole))
+    values = jnp.sum(jnp.stack(shares), axis=0)
+    return values if check_reduction(reduction) == "none" else ready.sum(values)
+
+
+def active(hinge: jax.Array, pairs: Pairs, mask: jax.Array) -> Term:
+    """Sums over the pairs of a mask whose hinge (b, G) is positive, and their number."""
+    inactive = hinge <= 0  # a NaN counts as active, so that it is seen
+    weights = pairs.weighed(mask & ~inactive)
+    return Term(
+        jnp.sum(jnp.where(weights != 0, weights * hinge, 0), axis=1),
+        jax.lax.stop_gradient(jnp.sum(weights, axis=1)),
+    )
+
+
+def over_blocks(rows: Callable[[Pairs], Any], ready: Prepared) -> Any:
+    """What `rows` gives for all B queries, computed block by block if so asked."""
+
+    def one(batch: dict[str, Any]) -> Any:
+        return rows(_pairs(batch, ready.refs))
+
+    size, block = len(ready.batch["rows"]), ready.block_rows
+    if block is None or block >= size:
+        return one(ready.batch)
+    fill = -size % block
+
+    def cut(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(-1, block, *x.shape[1:])
+
+    cut_batch = jax.tree.map(cut, ready.batch)
+    found = jax.lax.map(jax.checkpoint(one), cut_batch)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
+
+
+def masks(
+    embeddings: jax.Array, labels: jax.Array | None, **given: Any
+) -> tuple[Pairs, jax.Array]:
+    """All pairs at once, for miners, and which rows count (B,)."""
+    ready = prepare(jax.lax.stop_gradient(embeddings), labels, **given)
+    return _pairs(ready.batch, ready.refs), ready.counted > 0
+
+
+def prepare(
+    embeddings: jax.Array,
+    labels: jax.Array | None,
+    *,
+    unit: bool = True,
+    extra: Any = None,
+    valid: jax.Array | None = None,
+    same: jax.Array | None = None,
+    ref: jax.Array | None = None,
+    ref_labels: jax.Array | None = None,
+    ref_valid: jax.Array | None = None,
+    itself: jax.Array | None = None,
+    pairs: tuple[jax.Array, jax.Array] | None = None,
+    weights: jax.Array | None = None,
+    axis_name: str | None = None,
+    block_rows: int | None = None,
+) -> Prepared:
+    """Checks a batch and lays it out; padding rows are hidden, so that no NaN leaks.
+
+    Raises:
+      ValueError: arguments are missing, exclude each other or are out of range.
+      AssertionError: shapes disagree (checked while tracing).
+    """
+    _check(embeddings, labels, same, pairs, ref, ref_labels, block_rows)
+    _check_columns(len(embeddings), labels=labels, valid=valid, itself=itself)
+    hidden = distances.hide_padding(embeddings, valid)[0]
+    rows = distances.normalize(hidden) if unit else hidden
+    size = len(rows)
+    if ref is not None:
+        _check_columns(len(ref), ref_labels=ref_labels, ref_valid=ref_valid)
+        refs, _ = distances.hide_padding(ref, ref_valid)
+        refs = distances.normalize(refs) if unit else refs
+    else:
+        refs, ref_labels, ref_valid = (
+            gathered(each, axis_name) for each in (rows, labels, valid)
+        )
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
+        itself = first + jnp.arange(size)
+    for matrix in (same, *(pairs or ()), weights):
+        if matrix is not None:
+            chex.assert_shape(matrix, (size, len(refs)))
+    batch = {
+        "rows": rows, "labels": labels, "valid": valid, "itself": itself,
+        "same": same, "pairs": pairs, "weights": weights, "extra": extra,
+    }  # fmt: skip
+    beside = {"rows": refs, "labels": ref_labels, "valid": ref_valid}
+    return Prepared(batch, beside, axis_name, block_rows)
+
+
+def gathered(x: Any, axis_name: str | None) -> Any:
+    """The rows of all devices, in the order of the axis; None stays None."""
+    if x is None or axis_name is None:
+        return x
+    return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def check_reduction(reduction: str) -> str:
+    """Returns it, or raises ValueError."""
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be mean or none, got {reduction!r}")
+    return reduction
+
+
+def _pairs(batch: dict[str, Any], refs: dict[str, jax.Array | None]) -> Pairs:
+    if batch["pairs"] is not None:
+        positive, negative = batch["pairs"]
+    else:
+        same = batch["same"]
+        if same is None:
+            same = batch["labels"][:, None] == refs["labels"][None]
+        positive, negative = same, ~same
+    there = _there(len(refs["rows"]), batch["valid"], refs["valid"], batch["itself"])
+    if there is not None:
+        positive, negative = positive & there, negative & there
+    everything = (positive, negative, batch["weights"], batch["extra"])
+    return Pairs(batch["rows"], refs["rows"], *everything)
+
+
+def _there(
+    size: int,
+    valid: jax.Array | None,
+    ref_valid: jax.Array | None,
+    itself: jax.Array | None,
+) -> jax.Array | None:
+    """Pairs of two rows that are there, and not one row twice; None is all of them."""
+    kept = [
+        None if valid is None else valid[:, None],
+        None if ref_valid is None else ref_valid[None],
+        None if itself is None else itself[:, None] != jnp.arange(size)[None],
+    ]
+    found = None
+    for mask in kept:
+        if mask is not None:
+            found = mask if found is None else found & mask
+    return found
+
+
+def _check(
+    embeddings: jax.Array,
+    labels: jax.Array | None,
+    same: jax.Array | None,
+    pairs: Any,
+    ref: jax.Array | None,
+    ref_labels: jax.Array | None,
+    block_rows: int | None,
+) -> None:
+    chex.assert_rank(embeddings, 2, custom_message="embeddings are (rows, width)")
+    if same is None and pairs is None and labels is None:
+        raise ValueError("give labels, or same= for which pairs are positive")
+    if ref is None and ref_labels is not None:
+        raise ValueError("ref_labels= needs ref=")
+    if ref is not None:
+        chex.assert_shape(
+            ref, (None, embeddings.shape[1]), custom_message="ref is as wide as rows"
+        )
+        if ref_labels is None and same is None and pairs is None:
+            raise ValueError("ref= needs ref_labels=, or same=")
+    if block_rows is not None and block_rows < 1:
+        raise ValueError(f"block_rows must be 1 or more, got {block_rows}")
+
+
+def _check_columns(rows: int, **columns: jax.Array | None) -> None:
+    """Raises unless every column has a number a row."""
+    for name, column in columns.items():
+        if column is None:
+            continue
+        wanted = f"{name}: one a row, ({rows},)"
+        chex.assert_shape(column, (rows,), custom_message=wanted)
+        if "valid" not in name:
+            chex.assert_type(column, int, custom_message=f"{name} are integers")
