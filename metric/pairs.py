@@ -89,14 +89,14 @@ class Term(NamedTuple):
     """Numerators and denominators (b,) of an average over the pairs of a batch."""
 
     total: jax.Array
-    count: jax.Array
+    number: jax.Array
 
 
 class Prepared(NamedTuple):
     """A checked batch: leaves of `batch` have B rows, those of `refs` have G."""
 
     batch: dict[str, Any]
-    refs: dict[str, jax.Array | None]
+    refs: dict[str, Any]
     axis_name: str | None
     block_rows: int | None
 
@@ -162,7 +162,7 @@ def per_pair(
     add up to the loss: of a pair inside the batch each of the two gets one half.
 
     Args:
-      rows: from a block of b queries to terms of (b,) sums; an average whose count is 0
+      rows: from a block of b queries to terms of (b,) sums; an average over nothing
         is 0.
       embeddings: (B, D) raw network outputs.
       labels: (B,) integer class ids, or None with `same`.
@@ -173,15 +173,15 @@ def per_pair(
     """
     ready = prepare(embeddings, labels, unit=unit, extra=extra, **given)
     shares = []
-    for total, count in over_blocks(rows, ready):
-        whole = ready.sum(count)
+    for total, number in over_blocks(rows, ready):
+        whole = ready.sum(number)
         shares.append(total / jnp.where(whole == 0, 1, whole))
     values = jnp.sum(jnp.stack(shares), axis=0)
     return values if check_reduction(reduction) == "none" else ready.sum(values)
 
 
 def active(hinge: jax.Array, pairs: Pairs, mask: jax.Array) -> Term:
-    """Sums over the pairs of a mask whose hinge (b, G) is positive, and their number."""
+    """Sums over the pairs of a mask with a hinge (b, G) above 0, and their number."""
     inactive = hinge <= 0  # a NaN counts as active, so that it is seen
     weights = pairs.weighed(mask & ~inactive)
     return Term(
@@ -281,7 +281,7 @@ def check_reduction(reduction: str) -> str:
     return reduction
 
 
-def _pairs(batch: dict[str, Any], refs: dict[str, jax.Array | None]) -> Pairs:
+def _pairs(batch: dict[str, Any], refs: dict[str, Any]) -> Pairs:
     if batch["pairs"] is not None:
         positive, negative = batch["pairs"]
     else:
