@@ -1,6 +1,7 @@
 """What is minimised over embeddings: a loss, its pairs, a memory and a classifier."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -191,9 +192,10 @@ class EmbeddingLoss:
             settings["alpha"] = None
         given = {"valid": valid, **refs}
         if self.miner != "none":
-            draws = {"key": key} if self.miner == "distance_weighted" else {}
             mine = getattr(metric, _MINERS[self.miner])
-            given["pairs"] = mine(x, labels, **draws, **given)
+            if self.miner == "distance_weighted":
+                mine = functools.partial(mine, key)
+            given["pairs"] = mine(x, labels, **given)
         return getattr(metric, _PAIRS[self.loss])(x, labels, **settings, **given)
 
     def _classified(
