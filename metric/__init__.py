@@ -4,26 +4,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metric.attention import class_aware_attention as class_aware_attention
     from metric.clustering import clustering_measures as clustering_measures
     from metric.contrastive import contrastive_loss as contrastive_loss
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
     from metric.distances import unit_distances as unit_distances
+    from metric.memory import Memory as Memory
+    from metric.memory import empty_memory as empty_memory
+    from metric.memory import enqueue as enqueue
+    from metric.memory import recall as recall
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
     from metric.sampling import class_balanced_plan as class_balanced_plan
     from metric.sampling import epoch_batches as epoch_batches
+    from metric.soft_mining import online_soft_mining as online_soft_mining
+    from metric.soft_mining import osm_caa_loss as osm_caa_loss
 
 _MODULES = {
+    "Memory": "memory",
+    "class_aware_attention": "attention",
     "class_balanced_plan": "sampling",
     "clustering_measures": "clustering",
     "contrastive_loss": "contrastive",
+    "empty_memory": "memory",
+    "enqueue": "memory",
     "epoch_batches": "sampling",
     "nearest_neighbours": "retrieval",
     "normalize": "distances",
+    "online_soft_mining": "soft_mining",
+    "osm_caa_loss": "soft_mining",
     "pair_masks": "distances",
     "ranked_list_loss": "ranked_list",
+    "recall": "memory",
     "retrieval_measures": "retrieval",
     "unit_distances": "distances",
 }
