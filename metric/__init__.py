@@ -1,4 +1,4 @@
-"""Deep metric learning: losses, samplers, retrieval and clustering measures."""
+"""Deep metric learning: losses, miners, samplers, retrieval and clustering measures."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
     from metric.distances import unit_distances as unit_distances
+    from metric.lifted_structure import lifted_structure_loss as lifted_structure_loss
+    from metric.margin import margin_loss as margin_loss
     from metric.memory import Memory as Memory
     from metric.memory import empty_memory as empty_memory
     from metric.memory import enqueue as enqueue
     from metric.memory import recall as recall
+    from metric.mining import distance_weighted_pairs as distance_weighted_pairs
+    from metric.mining import hard_pairs as hard_pairs
+    from metric.mining import multi_similarity_pairs as multi_similarity_pairs
+    from metric.mining import semi_hard_pairs as semi_hard_pairs
+    from metric.multi_similarity import multi_similarity_loss as multi_similarity_loss
+    from metric.n_pair import n_pair_loss as n_pair_loss
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
     from metric.sampling import epoch_batches as epoch_batches
     from metric.soft_mining import online_soft_mining as online_soft_mining
     from metric.soft_mining import osm_caa_loss as osm_caa_loss
+    from metric.supcon import supcon_loss as supcon_loss
+    from metric.triplet import triplet_loss as triplet_loss
 
 _MODULES = {
     "Memory": "memory",
@@ -28,9 +38,16 @@ _MODULES = {
     "class_balanced_plan": "sampling",
     "clustering_measures": "clustering",
     "contrastive_loss": "contrastive",
+    "distance_weighted_pairs": "mining",
     "empty_memory": "memory",
     "enqueue": "memory",
     "epoch_batches": "sampling",
+    "hard_pairs": "mining",
+    "lifted_structure_loss": "lifted_structure",
+    "margin_loss": "margin",
+    "multi_similarity_loss": "multi_similarity",
+    "multi_similarity_pairs": "mining",
+    "n_pair_loss": "n_pair",
     "nearest_neighbours": "retrieval",
     "normalize": "distances",
     "online_soft_mining": "soft_mining",
@@ -39,6 +56,9 @@ _MODULES = {
     "ranked_list_loss": "ranked_list",
     "recall": "memory",
     "retrieval_measures": "retrieval",
+    "semi_hard_pairs": "mining",
+    "supcon_loss": "supcon",
+    "triplet_loss": "triplet",
     "unit_distances": "distances",
 }
 
