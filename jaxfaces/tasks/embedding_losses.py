@@ -144,7 +144,9 @@ class EmbeddingLoss:
           rows: "label" (B,) and "valid" (B,).
           key: for miners that draw.
         """
-        total, after, metrics = jnp.zeros(()), {}, {}
+        total = jnp.zeros(())
+        after: dict[str, Any] = {}
+        metrics: dict[str, tuple[Any, Any]] = {}
         for name, x in embeddings.items():
             refs: dict[str, Any] = {}
             if self.memory:

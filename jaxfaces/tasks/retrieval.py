@@ -139,7 +139,7 @@ class Retrieval:
             "symmetric": metric.symmetric_noise,
             "pair_flip": metric.pair_flip_noise,
         }[self.label_noise_kind]
-        labels, _ = make(source.labels, self.label_noise, seed=self.label_noise_seed)
+        labels, _ = make(self.label_noise_seed, source.labels, self.label_noise)
         return dataclasses.replace(source, labels=labels.astype(np.int32))
 
     def _ordered(self, source: Source) -> Stream:
