@@ -148,24 +148,26 @@ class EmbeddingLoss:
         after: dict[str, Any] = {}
         metrics: dict[str, tuple[Any, Any]] = {}
         for name, x in embeddings.items():
+            suffix = f"_{name}" if len(embeddings) > 1 else ""
             refs: dict[str, Any] = {}
             if self.memory:
                 after[name], place = metric.enqueue(
                     memory[name], x, rows["label"], rows["valid"]
                 )
-                refs = metric.recall(after[name], place)
+                refs = dict(metric.recall(after[name], place))
             logits = None
             if self.classification != "none":
                 classifier = params["classifier"][name]
                 logits = x @ classifier["kernel"].T + classifier["bias"]
                 value, correct = self._classified(logits, rows)
                 total += self.classification_weight * value
-                metrics[_named("accuracy", name)] = correct
+                metrics[f"accuracy{suffix}"] = correct
             if self.loss != "none":
                 value = self._embedded(params, name, x, logits, rows, key, refs)
                 total += value
-                if self.classification != "none" or name:  # else it is the whole loss
-                    metrics[_named(self.loss, name)] = (value, 1)
+                metrics[f"{self.loss}{suffix}"] = (value, 1)
+        if len(metrics) == 1:
+            metrics = {}  # it is the whole loss
         return total, after, {"loss": (total, 1), **metrics}
 
     def _embedded(
@@ -213,10 +215,6 @@ class EmbeddingLoss:
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         value = jnp.sum(jnp.where(valid, nll, 0)) / jnp.maximum(number, 1)
         return value, (hits, number)
-
-
-def _named(metric_name: str, branch: str) -> str:
-    return f"{metric_name}_{branch}" if branch else metric_name
 
 
 def _matrices(

@@ -20,11 +20,12 @@ from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
-from jaxfaces.models import embedder
+from jaxfaces.models import branches, embedder
 from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
+from jaxfaces.tasks.image_network import ImageNetwork
 
 PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
 
@@ -41,26 +42,7 @@ class Retrieval:
         False, "Quarter turns of a class are training classes of their own."
     )
     augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
-    backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
-    width: int = knob(
-        0, "Features of its first stage; 0 is its own.", lower=0, upper=4096
-    )
-    pool: str = knob(
-        "average",
-        "Average its last map, or flatten it to keep positions.",
-        choices=("average", "flatten"),
-    )
-    embedding_size: int = knob(
-        128, "Dimensions of the embedding.", lower=1, upper=65536
-    )
-    dtype: str = knob(
-        "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
-    )
-    cpu_conv: str = knob(
-        "auto",
-        "On a CPU, our own convolutions where they are faster, always, or never.",
-        choices=("auto", "on", "off"),
-    )
+    network: ImageNetwork = group(ImageNetwork(), prefix="")
     objective: EmbeddingLoss = group(EmbeddingLoss(), prefix="")
     label_noise: float = knob(
         0.0, "Share of training labels that are made wrong.", lower=0.0, upper=0.99
@@ -75,7 +57,9 @@ class Retrieval:
     images_per_class: int = knob(4, "Images of each of them (K).", lower=1, upper=65536)
     min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
     optimizer: Optimizer = group(Optimizer(), prefix="")
-    head_lr_multiplier: float = knob(1.0, "Of the embedding layer.", lower=0.0)
+    head_lr_multiplier: float = knob(
+        1.0, "Of the last layer of each branch.", lower=0.0
+    )
     classes_lr_multiplier: float = knob(
         1.0, "Of class vectors and classifier.", lower=0.0
     )
@@ -93,6 +77,8 @@ class Retrieval:
         size, crop = self.data.image_size, self.augmentation.crop_size
         if size and crop > size:
             raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        if crop or size:
+            self.network.check_side(crop or size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Class-balanced batches of "train"; every image once of the other splits.
@@ -150,23 +136,13 @@ class Retrieval:
         return Stream(plan, source.read, *counts, source.in_memory)
 
     def _net(self) -> net.Net:
-        module = embedder.make(
-            self.backbone,
-            size=self.embedding_size,
-            width=self.width,
-            pool=self.pool,
-            dtype=self.dtype,
-            cpu_conv=self.cpu_conv,
-        )
-        return net.from_linen(module)
+        return net.from_linen(self.network.make())
 
     def _optimizer(self) -> Any:
         def multiplier(path: tuple) -> float:
-            return {
-                "head": self.head_lr_multiplier,
-                "class_vectors": self.classes_lr_multiplier,
-                "classifier": self.classes_lr_multiplier,
-            }.get(path[0].key, 1.0)
+            if path[0].key in ("class_vectors", "classifier"):
+                return self.classes_lr_multiplier
+            return self.head_lr_multiplier if branches.in_head(path) else 1.0
 
         return self.optimizer.make(self.steps, multiplier)
 
@@ -175,7 +151,9 @@ class Retrieval:
         images = self.augmentation.test(batch["train"]["image"][:1])
         params, rest = self._net().init(key, images)
         _, classes = sizes["train"]
-        sizes_by_branch = {"": self.embedding_size}
+        sizes_by_branch = {
+            level: self.network.embedding_size for level in self.network.branches
+        }
         params |= self.objective.init(
             jax.random.fold_in(key, 1), classes, sizes_by_branch
         )
@@ -195,7 +173,11 @@ class Retrieval:
             memory = rest.pop("memory", {})
             embeddings, rest = network.apply(params, rest, images, train=True)
             value, memory, metrics = self.objective(
-                params, memory, {"": embeddings}, rows, jax.random.fold_in(key, 1)
+                params,
+                memory,
+                embedder.split(embeddings, self.network.branches),
+                rows,
+                jax.random.fold_in(key, 1),
             )
             if memory:
                 rest = {**rest, "memory": memory}
@@ -204,12 +186,16 @@ class Retrieval:
         step = make_step(loss, self._optimizer(), average=self.optimizer.average)
         return [Phase("train", None, step)]
 
+    def imported(self, fresh: Mapping[str, Any]) -> Any:
+        """The backbone of `--pretrained`."""
+        return self.network.imported(fresh)
+
     def inference(self, state: State) -> Any:
         """The averages where there are any, else the newest variables."""
         return state.variables
 
     def predict(self, variables: Any, batch: Mapping[str, Any]) -> jax.Array:
-        """Raw embeddings (B, D) of the images of a batch."""
+        """Raw embeddings (B, D) of the images of a batch, branches in order H, L, M."""
         images = self.augmentation.test(batch["image"])
         params, rest = variables["params"], variables["rest"]
         return self._net().apply(params, rest, images, train=False)[0]
@@ -289,8 +275,7 @@ class Retrieval:
             augmentation=dataclasses.replace(
                 self.augmentation, crop_size=32 if crop else 0
             ),
-            width=8,
-            embedding_size=16,
+            network=self.network.smoke(),
             classes_per_batch=4,
             eval_batch_size=16,
         )
