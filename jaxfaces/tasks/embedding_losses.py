@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,8 +98,18 @@ class EmbeddingLoss:
                 "confidence_weighted"
             )
 
+    def check_supervised(self) -> None:
+        """Raises ValueError unless it suits a network with classifiers of its own."""
+        if self.classification == "none":
+            raise ValueError(
+                "--supervised needs --classification=cross_entropy or "
+                "confidence_weighted"
+            )
+        if self.osm_caa.attention_of != "logits":
+            raise ValueError("--supervised needs --osm_caa_attention_of=logits")
+
     def init(
-        self, key: jax.Array, classes: int, sizes: Mapping[str, int]
+        self, key: jax.Array, classes: int, sizes: Mapping[str, int], supervised: bool
     ) -> dict[str, Any]:
         """Class vectors and classifiers, {} where none are needed.
 
@@ -107,12 +117,13 @@ class EmbeddingLoss:
           key: for their first values.
           classes: how many classes.
           sizes: dimensions of the embedding by branch.
+          supervised: the network has classifiers of its own.
         """
         params: dict[str, Any] = {}
         first, second = jax.random.split(key)
         if self.loss in _CLASSES:
             params["class_vectors"] = _matrices(first, classes, sizes)
-        if self.classification != "none":
+        if self.classification != "none" and not supervised:
             params["classifier"] = {
                 name: {"kernel": kernel, "bias": jnp.zeros(classes)}
                 for name, kernel in _matrices(second, classes, sizes).items()
@@ -120,11 +131,12 @@ class EmbeddingLoss:
         return params
 
     def remember(self, sizes: Mapping[str, int]) -> dict[str, Any]:
-        """Empty memories by branch, {} where none are wanted."""
+        """Empty memories by branch as dictionaries, {} where none are wanted."""
         if not self.memory:
             return {}
         return {
-            name: metric.empty_memory(self.memory, size) for name, size in sizes.items()
+            name: metric.empty_memory(self.memory, size)._asdict()
+            for name, size in sizes.items()
         }
 
     def __call__(
@@ -134,6 +146,7 @@ class EmbeddingLoss:
         embeddings: Mapping[str, jax.Array],
         rows: Mapping[str, jax.Array],
         key: jax.Array,
+        logits: Sequence[jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, Any], dict[str, Any]]:
         """The value, the memories after it, and metrics as (sum, count).
 
@@ -143,6 +156,8 @@ class EmbeddingLoss:
           embeddings: (B, D) raw embeddings by branch.
           rows: "label" (B,) and "valid" (B,).
           key: for miners that draw.
+          logits: (B, C) each, of a network with classifiers of its own, which all pay;
+            the last one's are what attention looks at.
         """
         total = jnp.zeros(())
         after: dict[str, Any] = {}
@@ -151,31 +166,39 @@ class EmbeddingLoss:
             suffix = f"_{name}" if len(embeddings) > 1 else ""
             refs: dict[str, Any] = {}
             if self.memory:
-                after[name], place = metric.enqueue(
-                    memory[name], x, rows["label"], rows["valid"]
+                new, place = metric.enqueue(
+                    metric.Memory(**memory[name]), x, rows["label"], rows["valid"]
                 )
-                refs = dict(metric.recall(after[name], place))
-            logits = None
-            if self.classification != "none":
-                classifier = params["classifier"][name]
-                logits = x @ classifier["kernel"].T + classifier["bias"]
-                value, correct = self._classified(logits, rows)
+                refs = dict(metric.recall(new, place))
+                after[name] = new._asdict()
+            scores = logits or self._scores(params, name, x)
+            for each in scores:
+                value, correct = self._classified(each, rows)
                 total += self.classification_weight * value
                 metrics[f"accuracy{suffix}"] = correct
             if self.loss != "none":
-                value = self._embedded(params, name, x, logits, rows, key, refs)
+                value = self._embedded(params, name, x, scores, rows, key, refs)
                 total += value
                 metrics[f"{self.loss}{suffix}"] = (value, 1)
         if len(metrics) == 1:
             metrics = {}  # it is the whole loss
         return total, after, {"loss": (total, 1), **metrics}
 
+    def _scores(
+        self, params: Mapping[str, Any], branch: str, x: jax.Array
+    ) -> list[jax.Array]:
+        """Logits of the branch's own classifier, none where there is none."""
+        if self.classification == "none":
+            return []
+        classifier = params["classifier"][branch]
+        return [x @ classifier["kernel"].T + classifier["bias"]]
+
     def _embedded(
         self,
         params: Mapping[str, Any],
         branch: str,
         x: jax.Array,
-        logits: jax.Array | None,
+        scores: Sequence[jax.Array],
         rows: Mapping[str, jax.Array],
         key: jax.Array,
         refs: dict[str, Any],
@@ -188,9 +211,10 @@ class EmbeddingLoss:
             return loss(x, labels, vectors, valid=valid, **settings)
         if self.loss == "osm_caa":
             of = settings.pop("attention_of")
-            if settings["attention"] != "none":
-                vectors = params["classifier"][branch]["kernel"]
-                settings |= {of: logits if of == "logits" else vectors}
+            if settings["attention"] != "none" and of == "logits":
+                settings["logits"] = scores[-1]
+            elif settings["attention"] != "none":
+                settings["context_vectors"] = params["classifier"][branch]["kernel"]
             return metric.osm_caa_loss(x, labels, valid=valid, **settings)
         if settings.pop("simpler", False):
             settings["alpha"] = None

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import metric
 from jaxfaces.data import sources, streams
 from jaxfaces.data.sources import Source
 from jaxfaces.data.streams import Stream
-from jaxfaces.engine import net
 from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.evaluation import collect
 from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
-from jaxfaces.models import branches, embedder
+from jaxfaces.models import branches
 from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
@@ -77,8 +77,10 @@ class Retrieval:
         size, crop = self.data.image_size, self.augmentation.crop_size
         if size and crop > size:
             raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        if self.network.supervised:
+            self.objective.check_supervised()
         if crop or size:
-            self.network.check_side(crop or size)
+            self.network.backbone.check_side(crop or size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Class-balanced batches of "train"; every image once of the other splits.
@@ -135,12 +137,9 @@ class Retrieval:
         counts = (len(source), source.classes, sweep, source.skipped)
         return Stream(plan, source.read, *counts, source.in_memory)
 
-    def _net(self) -> net.Net:
-        return net.from_linen(self.network.make())
-
     def _optimizer(self) -> Any:
         def multiplier(path: tuple) -> float:
-            if path[0].key in ("class_vectors", "classifier"):
+            if path[0].key.startswith("class"):  # vectors, classifiers
                 return self.classes_lr_multiplier
             return self.head_lr_multiplier if branches.in_head(path) else 1.0
 
@@ -149,35 +148,31 @@ class Retrieval:
     def init(self, key: jax.Array, batch: Any, sizes: Any) -> State:
         """Parameters, statistics, optimiser state and, if asked for, averages."""
         images = self.augmentation.test(batch["train"]["image"][:1])
-        params, rest = self._net().init(key, images)
         _, classes = sizes["train"]
-        sizes_by_branch = {
-            level: self.network.embedding_size for level in self.network.branches
-        }
+        params, rest = self.network.net(classes).init(key, images)
+        widths = self.network.sizes
         params |= self.objective.init(
-            jax.random.fold_in(key, 1), classes, sizes_by_branch
+            jax.random.fold_in(key, 1), classes, widths, self.network.supervised
         )
         if self.objective.memory:
-            rest["memory"] = self.objective.remember(sizes_by_branch)
+            rest["memory"] = self.objective.remember(widths)
         average = self.optimizer.average
         return make_state(params, rest, self._optimizer(), average=average)
 
     def phases(self, sizes: Any) -> list[Phase]:
         """One phase that minimises the loss."""
-        network = self._net()
+        _, classes = sizes["train"]
+        network = self.network.net(classes)
 
         def loss(params: Any, rest: Any, batch: Any, key: jax.Array) -> Any:
             rows = batch["train"]
             images = self.augmentation.train(key, rows["image"])
             rest = dict(rest)
             memory = rest.pop("memory", {})
-            embeddings, rest = network.apply(params, rest, images, train=True)
+            outputs, rest = network.apply(params, rest, images, train=True)
+            embeddings, logits = self.network.parts(outputs)
             value, memory, metrics = self.objective(
-                params,
-                memory,
-                embedder.split(embeddings, self.network.branches),
-                rows,
-                jax.random.fold_in(key, 1),
+                params, memory, embeddings, rows, jax.random.fold_in(key, 1), logits
             )
             if memory:
                 rest = {**rest, "memory": memory}
@@ -188,7 +183,7 @@ class Retrieval:
 
     def imported(self, fresh: Mapping[str, Any]) -> Any:
         """The backbone of `--pretrained`."""
-        return self.network.imported(fresh)
+        return self.network.backbone.imported(fresh)
 
     def inference(self, state: State) -> Any:
         """The averages where there are any, else the newest variables."""
@@ -198,7 +193,10 @@ class Retrieval:
         """Raw embeddings (B, D) of the images of a batch, branches in order H, L, M."""
         images = self.augmentation.test(batch["image"])
         params, rest = variables["params"], variables["rest"]
-        return self._net().apply(params, rest, images, train=False)[0]
+        network = self.network.net(self.network.classes(params))
+        outputs, _ = network.apply(params, rest, images, train=False)
+        embeddings, _ = self.network.parts(outputs)
+        return jnp.concatenate(list(embeddings.values()), axis=1)
 
     def evaluate(
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
