@@ -4,10 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metric.ann import export_index as export_index
     from metric.attention import class_aware_attention as class_aware_attention
     from metric.class_vectors import soft_labels as soft_labels
     from metric.clustering import clustering_measures as clustering_measures
-    from metric.confidence import confidence_weighted_cross_entropy as confidence_weighted_cross_entropy
+    from metric.confidence import (
+        confidence_weighted_cross_entropy as confidence_weighted_cross_entropy,
+    )
     from metric.contrastive import contrastive_loss as contrastive_loss
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from metric.noise import symmetric_noise as symmetric_noise
     from metric.proxy_anchor import proxy_anchor_loss as proxy_anchor_loss
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
+    from metric.reid import reid_measures as reid_measures
+    from metric.reranking import k_reciprocal_reranking as k_reciprocal_reranking
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
     from metric.sampling import class_balanced_plan as class_balanced_plan
@@ -41,9 +46,12 @@ if TYPE_CHECKING:
     from metric.soft_mining import osm_caa_loss as osm_caa_loss
     from metric.supcon import supcon_loss as supcon_loss
     from metric.triplet import triplet_loss as triplet_loss
+    from metric.verification import all_pairs_verification as all_pairs_verification
+    from metric.verification import verification_measures as verification_measures
 
 _MODULES = {
     "Memory": "memory",
+    "all_pairs_verification": "verification",
     "arcface_loss": "margin_softmax",
     "class_aware_attention": "attention",
     "class_balanced_plan": "sampling",
@@ -55,7 +63,9 @@ _MODULES = {
     "empty_memory": "memory",
     "enqueue": "memory",
     "epoch_batches": "sampling",
+    "export_index": "ann",
     "hard_pairs": "mining",
+    "k_reciprocal_reranking": "reranking",
     "lifted_structure_loss": "lifted_structure",
     "margin_loss": "margin",
     "multi_similarity_loss": "multi_similarity",
@@ -73,6 +83,7 @@ _MODULES = {
     "proxy_nca_loss": "margin_softmax",
     "ranked_list_loss": "ranked_list",
     "recall": "memory",
+    "reid_measures": "reid",
     "retrieval_measures": "retrieval",
     "semi_hard_pairs": "mining",
     "soft_labels": "class_vectors",
@@ -80,6 +91,7 @@ _MODULES = {
     "symmetric_noise": "noise",
     "triplet_loss": "triplet",
     "unit_distances": "distances",
+    "verification_measures": "verification",
 }
 
 
