@@ -1,19 +1,39 @@
-"""Deep metric learning: losses, samplers, retrieval and clustering measures."""
+"""Deep metric learning: losses, miners, samplers, retrieval and clustering measures."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metric.attention import class_aware_attention as class_aware_attention
+    from metric.class_vectors import soft_labels as soft_labels
     from metric.clustering import clustering_measures as clustering_measures
+    from metric.confidence import (
+        confidence_weighted_cross_entropy as confidence_weighted_cross_entropy,
+    )
     from metric.contrastive import contrastive_loss as contrastive_loss
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
     from metric.distances import unit_distances as unit_distances
+    from metric.lifted_structure import lifted_structure_loss as lifted_structure_loss
+    from metric.margin import margin_loss as margin_loss
+    from metric.margin_softmax import arcface_loss as arcface_loss
+    from metric.margin_softmax import cosface_loss as cosface_loss
+    from metric.margin_softmax import normalized_softmax_loss as normalized_softmax_loss
+    from metric.margin_softmax import proxy_nca_loss as proxy_nca_loss
     from metric.memory import Memory as Memory
     from metric.memory import empty_memory as empty_memory
     from metric.memory import enqueue as enqueue
     from metric.memory import recall as recall
+    from metric.mining import distance_weighted_pairs as distance_weighted_pairs
+    from metric.mining import hard_pairs as hard_pairs
+    from metric.mining import multi_similarity_pairs as multi_similarity_pairs
+    from metric.mining import semi_hard_pairs as semi_hard_pairs
+    from metric.multi_similarity import multi_similarity_loss as multi_similarity_loss
+    from metric.n_pair import n_pair_loss as n_pair_loss
+    from metric.noise import open_set_noise as open_set_noise
+    from metric.noise import pair_flip_noise as pair_flip_noise
+    from metric.noise import symmetric_noise as symmetric_noise
+    from metric.proxy_anchor import proxy_anchor_loss as proxy_anchor_loss
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
@@ -21,24 +41,46 @@ if TYPE_CHECKING:
     from metric.sampling import epoch_batches as epoch_batches
     from metric.soft_mining import online_soft_mining as online_soft_mining
     from metric.soft_mining import osm_caa_loss as osm_caa_loss
+    from metric.supcon import supcon_loss as supcon_loss
+    from metric.triplet import triplet_loss as triplet_loss
 
 _MODULES = {
     "Memory": "memory",
+    "arcface_loss": "margin_softmax",
     "class_aware_attention": "attention",
     "class_balanced_plan": "sampling",
     "clustering_measures": "clustering",
+    "confidence_weighted_cross_entropy": "confidence",
     "contrastive_loss": "contrastive",
+    "cosface_loss": "margin_softmax",
+    "distance_weighted_pairs": "mining",
     "empty_memory": "memory",
     "enqueue": "memory",
     "epoch_batches": "sampling",
+    "hard_pairs": "mining",
+    "lifted_structure_loss": "lifted_structure",
+    "margin_loss": "margin",
+    "multi_similarity_loss": "multi_similarity",
+    "multi_similarity_pairs": "mining",
+    "n_pair_loss": "n_pair",
     "nearest_neighbours": "retrieval",
     "normalize": "distances",
+    "normalized_softmax_loss": "margin_softmax",
     "online_soft_mining": "soft_mining",
+    "open_set_noise": "noise",
     "osm_caa_loss": "soft_mining",
+    "pair_flip_noise": "noise",
     "pair_masks": "distances",
+    "proxy_anchor_loss": "proxy_anchor",
+    "proxy_nca_loss": "margin_softmax",
     "ranked_list_loss": "ranked_list",
     "recall": "memory",
     "retrieval_measures": "retrieval",
+    "semi_hard_pairs": "mining",
+    "soft_labels": "class_vectors",
+    "supcon_loss": "supcon",
+    "symmetric_noise": "noise",
+    "triplet_loss": "triplet",
     "unit_distances": "distances",
 }
 

@@ -20,41 +20,14 @@ from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
-from jaxfaces.models import embedder
+from jaxfaces.models import branches, embedder
 from jaxfaces.tasks import retrieval_files as files
+from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
+from jaxfaces.tasks.image_network import ImageNetwork
 
 PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
-
-
-@dataclasses.dataclass(frozen=True)
-class RankedList:
-    """Hyper-parameters of `metric.ranked_list_loss`."""
-
-    alpha: float = knob(
-        1.2, "Distance that negatives are pushed beyond.", lower=0.0, upper=2.0
-    )
-    margin: float = knob(0.4, "Gap between the two boundaries.", lower=0.0, upper=2.0)
-    simpler: bool = knob(False, "The journal's form: boundaries 1 ∓ margin / 2.")
-    temperature: float = knob(10.0, "Weighs near negatives more.", lower=0.0)
-    positive_temperature: float = knob(0.0, "Weighs far positives more.", lower=0.0)
-    pos_weight: float = knob(0.5, "Of the positive term.", lower=0.0)
-    neg_weight: float = knob(0.5, "Of the negative term.", lower=0.0)
-    gradient: str = knob(
-        "query", "What is differentiated.", choices=("query", "pair", "full")
-    )
-    query_weighting: str = knob(
-        "uniform", "How queries are averaged.", choices=("uniform", "mass")
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Contrastive:
-    """Hyper-parameters of `metric.contrastive_loss`."""
-
-    pos_margin: float = knob(0.0, "Distance positives may keep.", lower=0.0, upper=2.0)
-    neg_margin: float = knob(1.0, "Distance negatives must keep.", lower=0.0, upper=2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,34 +42,27 @@ class Retrieval:
         False, "Quarter turns of a class are training classes of their own."
     )
     augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
-    backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
-    width: int = knob(
-        0, "Features of its first stage; 0 is its own.", lower=0, upper=4096
+    network: ImageNetwork = group(ImageNetwork(), prefix="")
+    objective: EmbeddingLoss = group(EmbeddingLoss(), prefix="")
+    label_noise: float = knob(
+        0.0, "Share of training labels that are made wrong.", lower=0.0, upper=0.99
     )
-    pool: str = knob(
-        "average",
-        "Average its last map, or flatten it to keep positions.",
-        choices=("average", "flatten"),
+    label_noise_kind: str = knob(
+        "symmetric",
+        "A wrong label is any other class, or always the next.",
+        choices=("symmetric", "pair_flip"),
     )
-    embedding_size: int = knob(
-        128, "Dimensions of the embedding.", lower=1, upper=65536
-    )
-    dtype: str = knob(
-        "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
-    )
-    cpu_conv: str = knob(
-        "auto",
-        "On a CPU, our own convolutions where they are faster, always, or never.",
-        choices=("auto", "on", "off"),
-    )
-    loss: str = knob("ranked_list", "Loss.", choices=("ranked_list", "contrastive"))
-    ranked_list: RankedList = group(RankedList())
-    contrastive: Contrastive = group(Contrastive())
+    label_noise_seed: int = knob(0, "Which labels are wrong.", lower=0)
     classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1, upper=65536)
     images_per_class: int = knob(4, "Images of each of them (K).", lower=1, upper=65536)
     min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
     optimizer: Optimizer = group(Optimizer(), prefix="")
-    head_lr_multiplier: float = knob(1.0, "Of the embedding layer.", lower=0.0)
+    head_lr_multiplier: float = knob(
+        1.0, "Of the last layer of each branch.", lower=0.0
+    )
+    classes_lr_multiplier: float = knob(
+        1.0, "Of class vectors and classifier.", lower=0.0
+    )
     eval_batch_size: int = knob(256, "Images embedded at once.", lower=1, upper=65536)
     recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
     clustering: bool = knob(True, "Cluster the embeddings for NMI and F1 too.")
@@ -111,6 +77,8 @@ class Retrieval:
         size, crop = self.data.image_size, self.augmentation.crop_size
         if size and crop > size:
             raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        if crop or size:
+            self.network.check_side(crop or size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Class-balanced batches of "train"; every image once of the other splits.
@@ -133,6 +101,7 @@ class Retrieval:
         }
 
     def _balanced(self, source: Source, seed: int) -> Stream:
+        source = self._mislabelled(sources.relabel(source))
         read, labels = source.read, source.labels
         if self.rotated_classes:
             read = functools.partial(_read_turned, source)
@@ -149,6 +118,16 @@ class Retrieval:
         counts = (len(labels), classes, sweep, source.skipped)
         return Stream(plan, read, *counts, source.in_memory)
 
+    def _mislabelled(self, source: Source) -> Source:
+        if not self.label_noise:
+            return source
+        make = {
+            "symmetric": metric.symmetric_noise,
+            "pair_flip": metric.pair_flip_noise,
+        }[self.label_noise_kind]
+        labels, _ = make(self.label_noise_seed, source.labels, self.label_noise)
+        return dataclasses.replace(source, labels=labels.astype(np.int32))
+
     def _ordered(self, source: Source) -> Stream:
         size = self.eval_batch_size
         plan = streams.ordered_plan(len(source), size)
@@ -157,19 +136,13 @@ class Retrieval:
         return Stream(plan, source.read, *counts, source.in_memory)
 
     def _net(self) -> net.Net:
-        module = embedder.make(
-            self.backbone,
-            size=self.embedding_size,
-            width=self.width,
-            pool=self.pool,
-            dtype=self.dtype,
-            cpu_conv=self.cpu_conv,
-        )
-        return net.from_linen(module)
+        return net.from_linen(self.network.make())
 
     def _optimizer(self) -> Any:
         def multiplier(path: tuple) -> float:
-            return self.head_lr_multiplier if path[0].key == "head" else 1.0
+            if path[0].key in ("class_vectors", "classifier"):
+                return self.classes_lr_multiplier
+            return self.head_lr_multiplier if branches.in_head(path) else 1.0
 
         return self.optimizer.make(self.steps, multiplier)
 
@@ -177,6 +150,15 @@ class Retrieval:
         """Parameters, statistics, optimiser state and, if asked for, averages."""
         images = self.augmentation.test(batch["train"]["image"][:1])
         params, rest = self._net().init(key, images)
+        _, classes = sizes["train"]
+        sizes_by_branch = {
+            level: self.network.embedding_size for level in self.network.branches
+        }
+        params |= self.objective.init(
+            jax.random.fold_in(key, 1), classes, sizes_by_branch
+        )
+        if self.objective.memory:
+            rest["memory"] = self.objective.remember(sizes_by_branch)
         average = self.optimizer.average
         return make_state(params, rest, self._optimizer(), average=average)
 
@@ -187,29 +169,33 @@ class Retrieval:
         def loss(params: Any, rest: Any, batch: Any, key: jax.Array) -> Any:
             rows = batch["train"]
             images = self.augmentation.train(key, rows["image"])
+            rest = dict(rest)
+            memory = rest.pop("memory", {})
             embeddings, rest = network.apply(params, rest, images, train=True)
-            value = self._loss(embeddings, rows["label"], rows["valid"])
-            return value, (rest, {"loss": (value, 1)})
+            value, memory, metrics = self.objective(
+                params,
+                memory,
+                embedder.split(embeddings, self.network.branches),
+                rows,
+                jax.random.fold_in(key, 1),
+            )
+            if memory:
+                rest = {**rest, "memory": memory}
+            return value, (rest, metrics)
 
         step = make_step(loss, self._optimizer(), average=self.optimizer.average)
         return [Phase("train", None, step)]
 
-    def _loss(self, embeddings: Any, labels: Any, valid: Any) -> jax.Array:
-        if self.loss == "contrastive":
-            return metric.contrastive_loss(
-                embeddings, labels, valid=valid, **dataclasses.asdict(self.contrastive)
-            )
-        settings = dataclasses.asdict(self.ranked_list)
-        if settings.pop("simpler"):
-            settings["alpha"] = None
-        return metric.ranked_list_loss(embeddings, labels, valid=valid, **settings)
+    def imported(self, fresh: Mapping[str, Any]) -> Any:
+        """The backbone of `--pretrained`."""
+        return self.network.imported(fresh)
 
     def inference(self, state: State) -> Any:
         """The averages where there are any, else the newest variables."""
         return state.variables
 
     def predict(self, variables: Any, batch: Mapping[str, Any]) -> jax.Array:
-        """Raw embeddings (B, D) of the images of a batch."""
+        """Raw embeddings (B, D) of the images of a batch, branches in order H, L, M."""
         images = self.augmentation.test(batch["image"])
         params, rest = variables["params"], variables["rest"]
         return self._net().apply(params, rest, images, train=False)[0]
@@ -289,8 +275,7 @@ class Retrieval:
             augmentation=dataclasses.replace(
                 self.augmentation, crop_size=32 if crop else 0
             ),
-            width=8,
-            embedding_size=16,
+            network=self.network.smoke(),
             classes_per_batch=4,
             eval_batch_size=16,
         )
