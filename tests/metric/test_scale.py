@@ -14,6 +14,9 @@ import metric
 ROWS, WIDTH, CLASSES = 32, 5, 6
 CONTEXT = np.random.default_rng(1).standard_normal((CLASSES, WIDTH))
 
+# These programs run once: half the time to compile them is worth more.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
 
 def _osm_caa(x, labels, **options):
     context = jnp.asarray(CONTEXT, x.dtype)
@@ -62,18 +65,20 @@ def _split(loss, devices, **options):
     def local(x, labels, valid):
         return loss(x, labels, valid=valid, axis_name="data", **options)
 
+    return _shard(local, devices, PartitionSpec())
+
+
+def _shard(f, devices, out_specs):
     rows = PartitionSpec("data")
-    return jax.shard_map(
-        local, mesh=_mesh(devices), in_specs=rows, out_specs=PartitionSpec()
-    )
+    return jax.shard_map(f, mesh=_mesh(devices), in_specs=rows, out_specs=out_specs)
 
 
 def _whole(loss, **options):
     return lambda x, labels, valid: loss(x, labels, valid=valid, **options)
 
 
-def _value_and_grad(f, batch):
-    return jax.tree.map(np.asarray, jax.jit(jax.value_and_grad(f))(*batch))
+def _run(f, batch):
+    return jax.tree.map(np.asarray, jax.jit(f, compiler_options=QUICKLY)(*batch))
 
 
 def _assert_equal(got, wanted, tolerance):
@@ -83,79 +88,82 @@ def _assert_equal(got, wanted, tolerance):
     assert np.abs(slope - steep).max() <= tolerance * np.abs(steep).max()
 
 
-@every_loss
-def test_a_batch_split_over_devices_costs_and_pulls_the_same(loss):
+def _check(loss, dtype, *others):
+    """Other forms of a loss have the value and gradient of the plain one in float64."""
     with jax.enable_x64(True):
-        batch = _batch("float64")
-        wanted = _value_and_grad(_whole(loss), batch)
-        for devices in (1, 2, 4, 8):
-            _assert_equal(_value_and_grad(_split(loss, devices), batch), wanted, 1e-10)
-    batch = _batch("float32")
-    _assert_equal(_value_and_grad(_split(loss, 8), batch), wanted, 1e-5)
+        wanted = _run(jax.value_and_grad(_whole(loss)), _batch("float64"))
+    with jax.enable_x64(dtype == "float64"):
+        for f in others:
+            got = _run(jax.value_and_grad(f), _batch(dtype))
+            _assert_equal(got, wanted, 1e-10 if dtype == "float64" else 1e-5)
 
 
 @every_loss
-def test_blocks_of_rows_cost_and_pull_the_same_also_on_devices(loss):
-    with jax.enable_x64(True):
-        batch = _batch("float64")
-        wanted = _value_and_grad(_whole(loss), batch)
-        for rows in (5, 32):  # 5 leaves a rest
-            blocks = _whole(loss, block_rows=rows)
-            _assert_equal(_value_and_grad(blocks, batch), wanted, 1e-10)
-        both = _split(loss, 4, block_rows=3)
-        _assert_equal(_value_and_grad(both, batch), wanted, 1e-10)
+def test_devices_and_blocks_cost_and_pull_the_same(loss):
+    blocks = _whole(loss, block_rows=5)  # which leaves a rest
+    both = _split(loss, 8, block_rows=3)
+    _check(loss, "float64", blocks, both, _split(loss, 2))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @every_loss
-def test_the_gradient_may_be_taken_on_every_device_by_itself(loss):
-    batch = _batch()
-    rows = PartitionSpec("data")
+def test_any_number_of_devices_costs_and_pulls_the_same(loss, dtype):
+    blocks = [_whole(loss, block_rows=rows) for rows in (1, 8, 31, 32)]
+    _check(loss, dtype, *[_split(loss, n) for n in (1, 2, 4, 8)], *blocks)
+
+
+KINDS = ["contrastive", "ranked list, query, mass", "osm caa, full"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_float32_on_four_devices_costs_and_pulls_the_same(name):
+    _check(LOSSES[name], "float32", _split(LOSSES[name], 4))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_gradient_may_be_taken_on_every_device_by_itself(name):
+    loss, rows = LOSSES[name], PartitionSpec("data")
 
     def local(x, labels, valid):
         return loss(x, labels, valid=valid, axis_name="data")
 
-    inside = jax.shard_map(
-        jax.value_and_grad(local),
-        mesh=_mesh(4),
-        in_specs=rows,
-        out_specs=(PartitionSpec(), rows),
-    )
-    got = jax.tree.map(np.asarray, jax.jit(inside)(*batch))
-    _assert_equal(got, _value_and_grad(_whole(loss), batch), 1e-5)
+    inside = _shard(jax.value_and_grad(local), 4, (PartitionSpec(), rows))
+    wanted = _run(jax.value_and_grad(_whole(loss)), _batch())
+    _assert_equal(_run(inside, _batch()), wanted, 1e-5)
 
 
-@every_loss
-def test_values_of_items_stay_on_their_devices(loss):
+@pytest.mark.parametrize("name", KINDS)
+def test_values_of_items_are_those_of_one_device(name):
+    loss = LOSSES[name]
+
+    def items(x, labels, valid, axis_name=None):
+        options = {"valid": valid, "axis_name": axis_name, "reduction": "none"}
+        return loss(x, labels, **options)
+
     batch = _batch()
-    rows = PartitionSpec("data")
-
-    def local(x, labels, valid):
-        return loss(x, labels, valid=valid, axis_name="data", reduction="none")
-
-    split = jax.shard_map(local, mesh=_mesh(4), in_specs=rows, out_specs=rows)
-    wanted = loss(batch[0], batch[1], valid=batch[2], reduction="none")
-    np.testing.assert_allclose(jax.jit(split)(*batch), wanted, rtol=2e-5, atol=1e-7)
+    local = functools.partial(items, axis_name="data")
+    values = _run(_shard(local, 4, PartitionSpec("data")), batch)
+    assert (values[~np.asarray(batch[2])] == 0).all()
+    np.testing.assert_allclose(values, _run(items, batch), rtol=2e-5, atol=1e-7)
 
 
 def test_context_vectors_on_every_device_get_the_whole_gradient():
     def loss(context, x, labels, valid, axis_name=None):
+        options = {"context_vectors": context, "gradient": "full"}
         return metric.osm_caa_loss(
-            x, labels, valid=valid, context_vectors=context, gradient="full",
-            axis_name=axis_name,
-        )  # fmt: skip
+            x, labels, valid=valid, axis_name=axis_name, **options
+        )
 
-    rows = PartitionSpec("data")
+    rows, everywhere = PartitionSpec("data"), PartitionSpec()
     split = jax.shard_map(
         functools.partial(loss, axis_name="data"),
-        mesh=_mesh(8),
-        in_specs=(PartitionSpec(), rows, rows, rows),
-        out_specs=PartitionSpec(),
-    )
+        mesh=_mesh(8), in_specs=(everywhere, rows, rows, rows), out_specs=everywhere,
+    )  # fmt: skip
     with jax.enable_x64(True):
         given = jnp.asarray(CONTEXT), *_batch("float64")
-        _assert_equal(
-            _value_and_grad(split, given), _value_and_grad(loss, given), 1e-10
-        )
+        got, wanted = (_run(jax.value_and_grad(f), given) for f in (split, loss))
+    _assert_equal(got, wanted, 1e-10)
 
 
 def _collectives(f):
@@ -189,7 +197,8 @@ def test_sixteen_thousand_rows_fit_into_a_gigabyte(loss):
         jax.ShapeDtypeStruct((16_384,), jnp.int32),
         jax.ShapeDtypeStruct((16_384,), jnp.bool_),
     )
-    compiled = jax.jit(jax.value_and_grad(blocks)).lower(*shapes).compile()
+    f = jax.jit(jax.value_and_grad(blocks), compiler_options=QUICKLY)
+    compiled = f.lower(*shapes).compile()
     taken = compiled.memory_analysis().temp_size_in_bytes
     print(f"{taken / 2**20:.0f} MiB")
     assert 0 < taken < 1e9
