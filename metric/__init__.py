@@ -9,13 +9,17 @@ if TYPE_CHECKING:
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
     from metric.distances import unit_distances as unit_distances
+    from metric.pooling import attention_pool as attention_pool
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
     from metric.sampling import class_balanced_plan as class_balanced_plan
     from metric.sampling import epoch_batches as epoch_batches
+    from metric.sampling import tracklet_epoch_batches as tracklet_epoch_batches
+    from metric.sampling import tracklet_plan as tracklet_plan
 
 _MODULES = {
+    "attention_pool": "pooling",
     "class_balanced_plan": "sampling",
     "clustering_measures": "clustering",
     "contrastive_loss": "contrastive",
@@ -25,6 +29,8 @@ _MODULES = {
     "pair_masks": "distances",
     "ranked_list_loss": "ranked_list",
     "retrieval_measures": "retrieval",
+    "tracklet_epoch_batches": "sampling",
+    "tracklet_plan": "sampling",
     "unit_distances": "distances",
 }
 
