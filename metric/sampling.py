@@ -128,7 +128,7 @@ def _walks(
             f"one label and one tracklet a frame, got {labels.shape} and "
             f"{tracklets.shape}"
         )
-    found: dict[object, list[np.ndarray]] = {}
+    found: dict[Any, list[np.ndarray]] = {}
     for rows in _members(tracklets, 1):
         if np.any(labels[rows] != labels[rows[0]]):
             raise ValueError(

@@ -59,7 +59,9 @@ def _mars(
 ) -> Iterator[tuple[Path, int]]:
     import scipy.io
 
-    names, table, asks = [], [], []
+    names: list[str] = []
+    table: list[tuple[int, int, int, int]] = []
+    asks: list[int] = []
     for walk in _mars_walks(people):
         label, person, camera, number = walk
         rows = _rows(walk, rng)
