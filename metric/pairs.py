@@ -196,17 +196,27 @@ def over_blocks(rows: Callable[[Pairs], Any], ready: Prepared) -> Any:
     def one(batch: dict[str, Any]) -> Any:
         return rows(_pairs(batch, ready.refs))
 
-    size, block = len(ready.batch["rows"]), ready.block_rows
-    if block is None or block >= size:
-        return one(ready.batch)
-    fill = -size % block
+    return by_blocks(one, ready.batch, ready.block_rows)
+
+
+def by_blocks(f: Callable[[Any], Any], batch: Any, block_rows: int | None) -> Any:
+    """`f(batch)`, computed on blocks of rows, and again for the gradient.
+
+    Args:
+      f: a function of each row by itself; what it returns has a row for each.
+      batch: a tree of arrays with B rows.
+      block_rows: rows computed at once, or None for all.
+    """
+    size = len(jax.tree.leaves(batch)[0])
+    if block_rows is None or block_rows >= size:
+        return f(batch)
+    fill = -size % block_rows
 
     def cut(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(-1, block, *x.shape[1:])
+        return padded.reshape(-1, block_rows, *x.shape[1:])
 
-    cut_batch = jax.tree.map(cut, ready.batch)
-    found = jax.lax.map(jax.checkpoint(one), cut_batch)
+    found = jax.lax.map(jax.checkpoint(f), jax.tree.map(cut, batch))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
 
 
