@@ -5,16 +5,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metric.attention import class_aware_attention as class_aware_attention
+    from metric.class_vectors import soft_labels as soft_labels
     from metric.clustering import clustering_measures as clustering_measures
+    from metric.confidence import (
+        confidence_weighted_cross_entropy as confidence_weighted_cross_entropy,
+    )
     from metric.contrastive import contrastive_loss as contrastive_loss
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
     from metric.distances import unit_distances as unit_distances
+    from metric.margin_softmax import arcface_loss as arcface_loss
+    from metric.margin_softmax import cosface_loss as cosface_loss
+    from metric.margin_softmax import normalized_softmax_loss as normalized_softmax_loss
+    from metric.margin_softmax import proxy_nca_loss as proxy_nca_loss
     from metric.memory import Memory as Memory
     from metric.memory import empty_memory as empty_memory
     from metric.memory import enqueue as enqueue
     from metric.memory import recall as recall
+    from metric.noise import open_set_noise as open_set_noise
+    from metric.noise import pair_flip_noise as pair_flip_noise
+    from metric.noise import symmetric_noise as symmetric_noise
     from metric.pooling import attention_pool as attention_pool
+    from metric.proxy_anchor import proxy_anchor_loss as proxy_anchor_loss
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
@@ -27,22 +39,32 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Memory": "memory",
+    "arcface_loss": "margin_softmax",
     "attention_pool": "pooling",
     "class_aware_attention": "attention",
     "class_balanced_plan": "sampling",
     "clustering_measures": "clustering",
+    "confidence_weighted_cross_entropy": "confidence",
     "contrastive_loss": "contrastive",
+    "cosface_loss": "margin_softmax",
     "empty_memory": "memory",
     "enqueue": "memory",
     "epoch_batches": "sampling",
     "nearest_neighbours": "retrieval",
     "normalize": "distances",
+    "normalized_softmax_loss": "margin_softmax",
     "online_soft_mining": "soft_mining",
+    "open_set_noise": "noise",
     "osm_caa_loss": "soft_mining",
+    "pair_flip_noise": "noise",
     "pair_masks": "distances",
+    "proxy_anchor_loss": "proxy_anchor",
+    "proxy_nca_loss": "margin_softmax",
     "ranked_list_loss": "ranked_list",
     "recall": "memory",
     "retrieval_measures": "retrieval",
+    "soft_labels": "class_vectors",
+    "symmetric_noise": "noise",
     "tracklet_epoch_batches": "sampling",
     "tracklet_plan": "sampling",
     "unit_distances": "distances",
