@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metric.ann import export_index as export_index
     from metric.attention import class_aware_attention as class_aware_attention
     from metric.class_vectors import soft_labels as soft_labels
     from metric.clustering import clustering_measures as clustering_measures
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from metric.pooling import attention_pool as attention_pool
     from metric.proxy_anchor import proxy_anchor_loss as proxy_anchor_loss
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
+    from metric.reid import reid_measures as reid_measures
+    from metric.reranking import k_reciprocal_reranking as k_reciprocal_reranking
     from metric.retrieval import nearest_neighbours as nearest_neighbours
     from metric.retrieval import retrieval_measures as retrieval_measures
     from metric.sampling import class_balanced_plan as class_balanced_plan
@@ -36,9 +39,12 @@ if TYPE_CHECKING:
     from metric.sampling import tracklet_plan as tracklet_plan
     from metric.soft_mining import online_soft_mining as online_soft_mining
     from metric.soft_mining import osm_caa_loss as osm_caa_loss
+    from metric.verification import all_pairs_verification as all_pairs_verification
+    from metric.verification import verification_measures as verification_measures
 
 _MODULES = {
     "Memory": "memory",
+    "all_pairs_verification": "verification",
     "arcface_loss": "margin_softmax",
     "attention_pool": "pooling",
     "class_aware_attention": "attention",
@@ -50,6 +56,8 @@ _MODULES = {
     "empty_memory": "memory",
     "enqueue": "memory",
     "epoch_batches": "sampling",
+    "export_index": "ann",
+    "k_reciprocal_reranking": "reranking",
     "nearest_neighbours": "retrieval",
     "normalize": "distances",
     "normalized_softmax_loss": "margin_softmax",
@@ -62,12 +70,14 @@ _MODULES = {
     "proxy_nca_loss": "margin_softmax",
     "ranked_list_loss": "ranked_list",
     "recall": "memory",
+    "reid_measures": "reid",
     "retrieval_measures": "retrieval",
     "soft_labels": "class_vectors",
     "symmetric_noise": "noise",
     "tracklet_epoch_batches": "sampling",
     "tracklet_plan": "sampling",
     "unit_distances": "distances",
+    "verification_measures": "verification",
 }
 
 

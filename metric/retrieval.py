@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from metric import groups
 from metric.search import Search
 
 
@@ -19,6 +21,7 @@ def retrieval_measures(
     ks: Sequence[int] = (1, 2, 4, 8),
     block_size: int | None = None,
     count_singletons: bool = False,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """How well items of the same class are ranked first by cosine similarity.
 
@@ -40,6 +43,9 @@ def retrieval_measures(
       block_size: queries ranked at once, >= 1; None bounds a block to 23 MiB.
       count_singletons: True counts queries without a relevant item as complete misses,
         as published scripts do; False leaves them out of all means.
+      mesh: devices over which the gallery is split, each holding and searching its
+        part of the rows; None is the default device. Similarities, and so the ranking,
+        are those of one device, up to the rounding of the matrix products.
 
     Returns:
       `recall_at_k` {k: mean}, `map_at_r`, `r_precision`, `mrr`, all in [0, 1], and
@@ -53,11 +59,11 @@ def retrieval_measures(
         raise ValueError("give gallery and gallery_labels together, or neither")
     if any(k < 1 for k in ks):
         raise ValueError(f"ks must be 1 or more, got {tuple(ks)}")
-    search = Search(queries, gallery, block_size)
-    query_ids, gallery_ids = _class_ids(query_labels, gallery_labels)
+    search = Search(queries, gallery, block_size, mesh)
+    query_ids, gallery_ids = groups.class_ids(query_labels, gallery_labels)
     search.check_labels(query_ids, gallery_ids)
 
-    relevant_items = _ItemsByClass(gallery_ids, query_ids.max(initial=-1) + 1)
+    relevant_items = groups.ItemsByClass(gallery_ids, query_ids.max(initial=-1) + 1)
     relevant = relevant_items.counts[query_ids] - (gallery is None)  # R of each query
     # In the order of R, a large class lengthens only the lists of its own queries.
     order = np.argsort(relevant, kind="stable")
@@ -66,7 +72,7 @@ def retrieval_measures(
     r_precision, average_precision = np.empty((2, len(order)))
     for part, rows in search.blocks(order):
         scores = search.scores(rows)
-        length = _few_lengths(int(relevant_items.counts[query_ids[rows]].max()))
+        length = groups.few_lengths(int(relevant_items.counts[query_ids[rows]].max()))
         _, nearest = search.top(scores, min(length, len(gallery_ids)), len(rows))
         hits = gallery_ids[nearest] == query_ids[rows, None]
         rank[part] = 1 + np.argmax(hits, axis=1)
@@ -97,8 +103,11 @@ def nearest_neighbours(
     *,
     k: int,
     block_size: int | None = None,
+    mesh: Mesh | None = None,
+    approx: bool = False,
+    recall_target: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k gallery items of largest cosine similarity, exactly.
+    """The k gallery items of largest cosine similarity, exactly unless `approx`.
 
     Equal similarities rank the lower gallery index first.
 
@@ -108,18 +117,26 @@ def nearest_neighbours(
         others, never itself.
       k: number of neighbours, >= 1.
       block_size: queries ranked at once, >= 1; None bounds a block to 23 MiB.
+      mesh: devices over which the gallery is split, as in `retrieval_measures`.
+      approx: True takes `jax.lax.approx_max_k` (Chern et al. 2022), which on a TPU
+        misses a few of the k and is quicker; other devices have no such instruction and
+        find all of them, in more time than without `approx`.
+      recall_target: the share of the k to be found, in expectation, in (0, 1).
 
     Returns:
       (Q, k) int64 gallery indices and (Q, k) float32 similarities, best first. Where
       the gallery has fewer than k items, the rest are index -1, similarity -inf.
 
     Raises:
-      ValueError: widths disagree, embeddings are not finite, or `k` or `block_size` is
-        below 1.
+      ValueError: widths disagree, embeddings are not finite, `k` or `block_size` is
+        below 1, or `recall_target` is not between 0 and 1.
     """
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}")
-    search = Search(queries, gallery, block_size)
+    if not 0 < recall_target < 1:
+        raise ValueError(f"recall_target must be in (0, 1), got {recall_target}")
+    search = Search(queries, gallery, block_size, mesh)
+    recall = recall_target if approx else None
     num_queries = search.num_queries
     indices = np.full((num_queries, k), -1, np.int64)
     similarities = np.full((num_queries, k), -np.inf, np.float32)
@@ -127,25 +144,9 @@ def nearest_neighbours(
     if found > 0:
         for part, rows in search.blocks(np.arange(num_queries)):
             similarities[part, :found], indices[part, :found] = search.top(
-                search.scores(rows), found, len(rows)
+                search.scores(rows), found, len(rows), recall
             )
     return indices, similarities
-
-
-class _ItemsByClass:
-    """Gallery indices sorted by class, so that those of a class are one slice."""
-
-    def __init__(self, ids: np.ndarray, num_classes: int):
-        self.order = np.argsort(ids, kind="stable").astype(np.int32)
-        self.counts = np.bincount(ids, minlength=num_classes)
-        self.starts = np.cumsum(self.counts) - self.counts
-
-    def members(self, ids: np.ndarray, length: int) -> np.ndarray:
-        """Ascending gallery indices (b, length) of classes (b,), filled with -1."""
-        offset = np.arange(length)
-        position = self.starts[ids, None] + offset
-        items = np.take(self.order, position, mode="clip")
-        return np.where(offset < self.counts[ids, None], items, -1)
 
 
 def _precision_at_r(
@@ -157,19 +158,3 @@ def _precision_at_r(
     found = np.cumsum(hits, axis=1)
     average = np.sum(found / position, axis=1, where=hits) / relevant
     return found[:, -1] / relevant, average
-
-
-def _class_ids(
-    query_labels: ArrayLike, gallery_labels: ArrayLike | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of any type as int32 ids from 0, the same for queries and gallery."""
-    queries = np.asarray(query_labels)
-    items = queries if gallery_labels is None else np.asarray(gallery_labels)
-    _, ids = np.unique(np.concatenate([queries, items]), return_inverse=True)
-    ids = ids.astype(np.int32)
-    return ids[: len(queries)], ids[len(queries) :]
-
-
-def _few_lengths(length: int) -> int:
-    """The next power of two, so that few list lengths are compiled."""
-    return 1 << (length - 1).bit_length()
