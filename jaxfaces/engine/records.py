@@ -99,7 +99,7 @@ class Records:
             return {}
         self._left_out |= report.left_out(test=streams)
         found = {}
-        if not self._options.init_from:  # by now its file may be another
+        if not self.meta["init_from"]:  # by now its file may be another
             first = self._program.init(self.parts.first_batch())
             found["test_initial"] = self._measure(first, streams)
         found["test"] = self._measure(state, streams)

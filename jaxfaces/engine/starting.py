@@ -18,18 +18,22 @@ SHOWN = 3
 
 
 def first(parts: Assembly) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What a checkpoint holds before any step, and where `--init_from` took it from."""
+    """What a checkpoint holds before any step, and which file it took it from.
+
+    That of `--init_from`, or of what the task imports (`Task.imported`).
+    """
     tree = parts.start()
-    if not parts.options.init_from:
+    start = load_into(parts.program, tree["state"], parts.options)
+    if start is None:
         return tree, None
-    state, origin = load_into(parts.program, tree["state"], parts.options)
+    state, origin = start
     return {**tree, "state": state}, origin
 
 
 def load_into(
     program: Program, state: Any, options: Options
-) -> tuple[Any, dict[str, Any]]:
-    """Puts the variables of `--init_from` into a first state, of every seed.
+) -> tuple[Any, dict[str, Any]] | None:
+    """Puts the variables of a file into a first state, of every seed.
 
     Args:
       program: the run's programs.
@@ -37,13 +41,37 @@ def load_into(
       options: the run's options.
 
     Returns:
-      The state, and what the summary says of where it comes from.
+      The state, and what the summary says of where it comes from; None where there is
+      no such file.
 
     Raises:
       RunError: the file is damaged, or its variables are not those of the task; the
         message names the first few.
     """
-    path = Path(options.init_from)
+    one = jax.eval_shape(lambda tree: program.state_of(tree, 0), state)
+    fresh = named(jax.eval_shape(program.task.inference, one))
+    imported = getattr(program.task, "imported", lambda _: None)(fresh)
+    if not options.init_from:
+        if imported is None:
+            return None
+        path, chosen = imported
+        kept = [name for name in fresh if name not in chosen]
+        origin: dict[str, Any] = {}
+    else:
+        path = Path(options.init_from)
+        if imported is not None:
+            raise RunError(f"start from --init_from={path} or {imported[0]}, not both")
+        loaded, metadata = variables_lib.load(path)
+        kept = _skipped(list(fresh), options.init_skip)
+        chosen = _match(path, named(loaded), fresh, kept, options.init_skip)
+        known = {"task": str, "step": int, "seed": int, "digest": str}
+        origin = {k: kind(metadata[k]) for k, kind in known.items() if k in metadata}
+    state = _fill(program, state, chosen)
+    return state, {"file": str(path), **origin, "left_fresh": kept}
+
+
+def _fill(program: Program, state: Any, chosen: Mapping[str, Any]) -> Any:
+    """A first state with the variables of these names in place of its own."""
     task = program.task
     put = getattr(task, "with_variables", None)
     if put is None and not isinstance(state, steps.State):
@@ -52,11 +80,6 @@ def load_into(
             "with_variables(state, variables), because its state is one of its own"
         )
     put = put or steps.with_variables
-    loaded, metadata = variables_lib.load(path)
-    one = jax.eval_shape(lambda tree: program.state_of(tree, 0), state)
-    fresh = named(jax.eval_shape(task.inference, one))
-    kept = _skipped(list(fresh), options.init_skip)
-    chosen = _match(path, named(loaded), fresh, kept, options.init_skip)
 
     def fill(state: Any, chosen: Mapping[str, Any]) -> Any:
         variables = jax.tree_util.tree_map_with_path(
@@ -66,10 +89,7 @@ def load_into(
 
     mapped = jax.vmap(fill, (0, None)) if program.seeds > 1 else fill
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    state = jax.jit(mapped, donate_argnums=0, out_shardings=places)(state, chosen)
-    known = {"task": str, "step": int, "seed": int, "digest": str}
-    origin = {k: kind(metadata[k]) for k, kind in known.items() if k in metadata}
-    return state, {"file": str(path), **origin, "left_fresh": kept}
+    return jax.jit(mapped, donate_argnums=0, out_shardings=places)(state, chosen)
 
 
 def named(tree: Any) -> dict[str, Any]:

@@ -67,9 +67,10 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `smoke` and `sharding` may be left out; so may `with_variables`, for a
-    state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
-    serve the task, `read_files`, `write` and `read_outputs`.
+    `figures`, `smoke`, `sharding` and `imported` may be left out; so may
+    `with_variables`, for a state made by `engine.steps`, and, where
+    `python -m jaxfaces.predict` shall not serve the task, `read_files`, `write` and
+    `read_outputs`.
     """
 
     steps: int
@@ -97,6 +98,15 @@ class Task(Protocol):
 
     def with_variables(self, state: Any, variables: Any) -> Any:
         """A first state that starts from what `inference` gave; for `--init_from`."""
+
+    def imported(
+        self, fresh: Mapping[str, Any]
+    ) -> tuple[Path, Mapping[str, Any]] | None:
+        """A file to start from that no run wrote, and variables of it by name.
+
+        `fresh` holds the shapes of all that `inference` gives, by path: "params/w".
+        The others stay as initialised; None is no file. Not called to resume.
+        """
 
     def predict(self, variables: Any, batch: Mapping[str, Any]) -> Any:
         """Outputs for one batch of one stream; pure, jitted by the engine."""

@@ -4,15 +4,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxfaces.models import convolution, pooling
+from jaxfaces.models import convolution, layers, pooling
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # Size and stride of the first convolution.
 STEMS = {"large": (7, 2), "strided": (5, 2), "plain": (3, 1)}
 
@@ -66,11 +63,12 @@ class ResNet(nn.Module):
       width: features of the first stage, doubled by each further stage.
       stem: "large", a 7x7 convolution of stride 2 and max-pooling; "strided", a
         5x5 convolution of stride 2; "plain", a 3x3 convolution of stride 1.
-      pool: average the last feature map over space, or flatten it, which keeps where
+      pool: average the last map over space, or flatten it, which keeps where
         things are (aligned images such as characters and digits).
       dtype: compute type of convolutions; parameters and statistics stay float32.
       cpu_conv: on a CPU, compute convolutions and max-pooling as XLA does ("off"), by
         our own forms where they are faster ("auto"), or always ("on").
+      colours: what the network takes images as, see `layers.standardize`.
     """
 
     stage_sizes: Sequence[int]
@@ -80,29 +78,31 @@ class ResNet(nn.Module):
     pool: bool = True
     dtype: Any = jnp.float32
     cpu_conv: str = "off"
+    colours: str = "imagenet"
 
-    @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps images (B, H, W, C) in [0, 1] to features (B, F), float32."""
-        norm = functools.partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype
-        )
+        return layers.pooled(self.maps(images, train=train)[-1], self.pool)
+
+    @nn.compact
+    def maps(self, images: jax.Array, *, train: bool) -> list[jax.Array]:
+        """The maps (B, H', W', F) after each stage."""
+        norm = functools.partial(layers.norm, train=train, dtype=self.dtype)
         conv = functools.partial(
-            _convolution,
+            layers.convolution,
             dtype=self.dtype,
             conv_general_dilated=convolution.injected(self.cpu_conv),
         )
-        x = _standardize(images).astype(self.dtype)
+        x = layers.standardize(images, self.colours).astype(self.dtype)
         x = self._stem(x, conv, norm)
+        found = []
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
                 features = self.width << stage
                 x = self.block(features, stride, conv, norm)(x)
-        x = x.astype(jnp.float32)
-        if self.pool:
-            return jnp.mean(x, axis=(1, 2))
-        return einops.rearrange(x, "b h w c -> b (h w c)")
+            found.append(x)
+        return found
 
     def _stem(
         self,
@@ -114,33 +114,9 @@ class ResNet(nn.Module):
         x = nn.relu(norm()(conv(self.width, (size, size), stride)(x)))
         if self.stem != "large":
             return x
-        if self.cpu_conv == "off":
-            return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        # On a GPU too: XLA's own has no deterministic gradient there.
-        return pooling.max_pool(x, size=3, stride=2, padding=1)
-
-
-def _convolution(
-    features: int, size: tuple[int, int], stride: int = 1, **kwargs: Any
-) -> nn.Module:
-    # Explicit padding: SAME shifts strided convolutions by a pixel on even sizes.
-    return nn.Conv(
-        features,
-        size,
-        (stride, stride),
-        padding=[(k // 2, k // 2) for k in size],
-        use_bias=False,
-        kernel_init=nn.initializers.he_normal(),
-        **kwargs,
-    )
-
-
-def _standardize(images: jax.Array) -> jax.Array:
-    """Colour by ImageNet's mean and deviation, grey from [0, 1] to [-1, 1]."""
-    if images.shape[-1] == 3:
-        mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
-        return (images - mean[None, None, None]) / std[None, None, None]
-    return 2 * images - 1
+        # Ours on a GPU too: XLA's own has no deterministic gradient there.
+        native = self.cpu_conv == "off"
+        return pooling.max_pool(x, size=3, stride=2, padding=1, native=native)
 
 
 small = functools.partial(ResNet, stage_sizes=(1, 1, 1), width=32, stem="strided")

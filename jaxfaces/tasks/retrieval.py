@@ -20,10 +20,11 @@ from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
-from jaxfaces.models import embedder
+from jaxfaces.models import branches, embedder
 from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
+from jaxfaces.tasks.image_network import ImageNetwork
 
 PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
 
@@ -69,26 +70,7 @@ class Retrieval:
         False, "Quarter turns of a class are training classes of their own."
     )
     augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
-    backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
-    width: int = knob(
-        0, "Features of its first stage; 0 is its own.", lower=0, upper=4096
-    )
-    pool: str = knob(
-        "average",
-        "Average its last map, or flatten it to keep positions.",
-        choices=("average", "flatten"),
-    )
-    embedding_size: int = knob(
-        128, "Dimensions of the embedding.", lower=1, upper=65536
-    )
-    dtype: str = knob(
-        "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
-    )
-    cpu_conv: str = knob(
-        "auto",
-        "On a CPU, our own convolutions where they are faster, always, or never.",
-        choices=("auto", "on", "off"),
-    )
+    network: ImageNetwork = group(ImageNetwork(), prefix="")
     loss: str = knob("ranked_list", "Loss.", choices=("ranked_list", "contrastive"))
     ranked_list: RankedList = group(RankedList())
     contrastive: Contrastive = group(Contrastive())
@@ -96,7 +78,9 @@ class Retrieval:
     images_per_class: int = knob(4, "Images of each of them (K).", lower=1, upper=65536)
     min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
     optimizer: Optimizer = group(Optimizer(), prefix="")
-    head_lr_multiplier: float = knob(1.0, "Of the embedding layer.", lower=0.0)
+    head_lr_multiplier: float = knob(
+        1.0, "Of the last layer of each branch.", lower=0.0
+    )
     eval_batch_size: int = knob(256, "Images embedded at once.", lower=1, upper=65536)
     recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
     clustering: bool = knob(True, "Cluster the embeddings for NMI and F1 too.")
@@ -111,6 +95,8 @@ class Retrieval:
         size, crop = self.data.image_size, self.augmentation.crop_size
         if size and crop > size:
             raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        if crop or size:
+            self.network.check_side(crop or size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Class-balanced batches of "train"; every image once of the other splits.
@@ -157,19 +143,11 @@ class Retrieval:
         return Stream(plan, source.read, *counts, source.in_memory)
 
     def _net(self) -> net.Net:
-        module = embedder.make(
-            self.backbone,
-            size=self.embedding_size,
-            width=self.width,
-            pool=self.pool,
-            dtype=self.dtype,
-            cpu_conv=self.cpu_conv,
-        )
-        return net.from_linen(module)
+        return net.from_linen(self.network.make())
 
     def _optimizer(self) -> Any:
         def multiplier(path: tuple) -> float:
-            return self.head_lr_multiplier if path[0].key == "head" else 1.0
+            return self.head_lr_multiplier if branches.in_head(path) else 1.0
 
         return self.optimizer.make(self.steps, multiplier)
 
@@ -188,8 +166,14 @@ class Retrieval:
             rows = batch["train"]
             images = self.augmentation.train(key, rows["image"])
             embeddings, rest = network.apply(params, rest, images, train=True)
-            value = self._loss(embeddings, rows["label"], rows["valid"])
-            return value, (rest, {"loss": (value, 1)})
+            parts = embedder.split(embeddings, self.network.branches)
+            values = {
+                f"loss_{level}": self._loss(part, rows["label"], rows["valid"])
+                for level, part in parts.items()
+            }
+            value: Any = sum(values.values())
+            values = {"loss": value} | (values if len(parts) > 1 else {})
+            return value, (rest, {name: (each, 1) for name, each in values.items()})
 
         step = make_step(loss, self._optimizer(), average=self.optimizer.average)
         return [Phase("train", None, step)]
@@ -204,12 +188,16 @@ class Retrieval:
             settings["alpha"] = None
         return metric.ranked_list_loss(embeddings, labels, valid=valid, **settings)
 
+    def imported(self, fresh: Mapping[str, Any]) -> Any:
+        """The backbone of `--pretrained`."""
+        return self.network.imported(fresh)
+
     def inference(self, state: State) -> Any:
         """The averages where there are any, else the newest variables."""
         return state.variables
 
     def predict(self, variables: Any, batch: Mapping[str, Any]) -> jax.Array:
-        """Raw embeddings (B, D) of the images of a batch."""
+        """Raw embeddings (B, D) of the images of a batch, branches in order H, L, M."""
         images = self.augmentation.test(batch["image"])
         params, rest = variables["params"], variables["rest"]
         return self._net().apply(params, rest, images, train=False)[0]
@@ -289,8 +277,7 @@ class Retrieval:
             augmentation=dataclasses.replace(
                 self.augmentation, crop_size=32 if crop else 0
             ),
-            width=8,
-            embedding_size=16,
+            network=self.network.smoke(),
             classes_per_batch=4,
             eval_batch_size=16,
         )
