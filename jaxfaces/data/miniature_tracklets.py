@@ -16,6 +16,7 @@ LENGTHS = (3, 12)  # fewest and most frames of a tracklet
 JUNK, DISTRACTOR = -1, 0
 
 _Walk = tuple[int, int, int, int]  # class of its pictures, person, camera, number
+_Frame = tuple[Path, int, int]  # file, row of the pictures, camera
 
 
 def write(dataset: str, folder: Path, *, people: int = 8, seed: int = 0) -> Path:
@@ -40,11 +41,17 @@ def write(dataset: str, folder: Path, *, people: int = 8, seed: int = 0) -> Path
     rng = np.random.default_rng(seed)
     # Two classes more, for junk and distractors.
     pictures = made_up(2 * people + 2, 4 * LENGTHS[1], SIZE[1], seed=seed)
-    for path, row in _WRITERS[dataset](folder, people, rng):
+    for path, row, camera in _WRITERS[dataset](folder, people, rng):
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame = Image.fromarray(pictures.pixels(np.array([row]))[0]).resize(SIZE)
-        frame.save(path, "JPEG", quality=90)
+        pixels = _seen(pictures.pixels(np.array([row]))[0], camera)
+        Image.fromarray(pixels).resize(SIZE).save(path, "JPEG", quality=90)
     return folder
+
+
+def _seen(pixels: np.ndarray, camera: int) -> np.ndarray:
+    """A picture in the light of a camera: red, green or blue."""
+    light = np.where(np.arange(3) == camera % 3, 1.0, 0.5)
+    return (pixels * light).astype(np.uint8)
 
 
 def _rows(walk: _Walk, rng: np.random.Generator) -> range:
@@ -54,9 +61,7 @@ def _rows(walk: _Walk, rng: np.random.Generator) -> range:
     return range(start, start + int(rng.integers(*LENGTHS, endpoint=True)))
 
 
-def _mars(
-    folder: Path, people: int, rng: np.random.Generator
-) -> Iterator[tuple[Path, int]]:
+def _mars(folder: Path, people: int, rng: np.random.Generator) -> Iterator[_Frame]:
     import scipy.io
 
     names: list[str] = []
@@ -77,7 +82,7 @@ def _mars(
             if person > 0 and number in (0, 2):
                 asks.append(len(table))
         for file, row in zip(files, rows):
-            yield folder / f"bbox_{split}" / stem / file, row
+            yield folder / f"bbox_{split}" / stem / file, row, camera
     info = folder / "info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "test_name.txt").write_text("".join(f"{name}\n" for name in names))
@@ -95,9 +100,7 @@ def _mars_walks(people: int) -> Iterator[_Walk]:
         yield from ((person - 1, person, 1 + i // 2, i) for i in range(3))
 
 
-def _lpw(
-    folder: Path, people: int, rng: np.random.Generator
-) -> Iterator[tuple[Path, int]]:
+def _lpw(folder: Path, people: int, rng: np.random.Generator) -> Iterator[_Frame]:
     half = people // 2
     scenes = {1: range(people), 2: range(half), 3: range(half, people)}
     for scene, members in scenes.items():
@@ -108,9 +111,9 @@ def _lpw(
                 place = folder / "pep_256x128" / f"scen{scene}" / f"view{view + 1}"
                 place /= str(1 + label - members[0])
                 for frame, row in enumerate(_rows(walk, rng), 1):
-                    yield place / f"{frame:05d}.jpg", row
+                    yield place / f"{frame:05d}.jpg", row, view
 
 
-_Writer = Callable[[Path, int, np.random.Generator], Iterator[tuple[Path, int]]]
+_Writer = Callable[[Path, int, np.random.Generator], Iterator[_Frame]]
 _WRITERS: dict[str, _Writer] = {"mars": _mars, "lpw": _lpw}
 DATASETS = tuple(_WRITERS)
