@@ -10,6 +10,10 @@ TASKS = {
         "jaxfaces.tasks.retrieval:Retrieval",
         "embeddings for image retrieval: ranked list loss, contrastive loss",
     ),
+    "video_retrieval": (
+        "jaxfaces.tasks.video_retrieval:VideoRetrieval",
+        "people found again in video: frame attention, soft mining over tracklets",
+    ),
 }
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from metric.noise import open_set_noise as open_set_noise
     from metric.noise import pair_flip_noise as pair_flip_noise
     from metric.noise import symmetric_noise as symmetric_noise
+    from metric.pooling import attention_pool as attention_pool
     from metric.proxy_anchor import proxy_anchor_loss as proxy_anchor_loss
     from metric.ranked_list import ranked_list_loss as ranked_list_loss
     from metric.reid import reid_measures as reid_measures
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from metric.retrieval import retrieval_measures as retrieval_measures
     from metric.sampling import class_balanced_plan as class_balanced_plan
     from metric.sampling import epoch_batches as epoch_batches
+    from metric.sampling import tracklet_epoch_batches as tracklet_epoch_batches
+    from metric.sampling import tracklet_plan as tracklet_plan
     from metric.soft_mining import online_soft_mining as online_soft_mining
     from metric.soft_mining import osm_caa_loss as osm_caa_loss
     from metric.supcon import supcon_loss as supcon_loss
@@ -53,6 +56,7 @@ _MODULES = {
     "Memory": "memory",
     "all_pairs_verification": "verification",
     "arcface_loss": "margin_softmax",
+    "attention_pool": "pooling",
     "class_aware_attention": "attention",
     "class_balanced_plan": "sampling",
     "clustering_measures": "clustering",
@@ -89,6 +93,8 @@ _MODULES = {
     "soft_labels": "class_vectors",
     "supcon_loss": "supcon",
     "symmetric_noise": "noise",
+    "tracklet_epoch_batches": "sampling",
+    "tracklet_plan": "sampling",
     "triplet_loss": "triplet",
     "unit_distances": "distances",
     "verification_measures": "verification",

@@ -1,10 +1,14 @@
-"""Batches of P classes with K images each, as a pure function of (seed, step)."""
+"""Batches of P classes x K images or tracklets, as a pure function of (seed, step)."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+_IMAGE_WORDS = ("classes", "images")
+_TRACKLET_WORDS = ("identities", "tracklets")
 
 
 def class_balanced_plan(
@@ -41,15 +45,104 @@ def class_balanced_plan(
     members = _members(labels, min_images)
     per_epoch = _per_epoch(len(members), classes_per_batch, min_images)
     # A partial of a module's function, so that worker processes can be sent the plan.
+    draw = functools.partial(_draw, count=images_per_class)
+    return functools.partial(_batch, members, classes_per_batch, draw, per_epoch, seed)
+
+
+def tracklet_plan(
+    labels: ArrayLike,
+    tracklets: ArrayLike,
+    *,
+    identities_per_batch: int,
+    tracklets_per_identity: int,
+    frames_per_tracklet: int,
+    seed: int,
+    min_tracklets: int = 1,
+) -> Callable[[int], np.ndarray]:
+    """Plans batches of P identities x T tracklets x F frames, to tell people apart.
+
+    Every epoch permutes the identities and walks through them in groups of P, as
+    `class_balanced_plan` does. An identity of T tracklets or more gives T different
+    ones. One of fewer repeats all of them in turn, each time with frames of its own: an
+    identity of one tracklet then gives positive pairs of one camera and one walk, which
+    `min_tracklets=2` leaves out. A tracklet of F frames or more gives F of them without
+    replacement, a shorter one repeats all of its frames in turn.
+
+    Differs from the release of Wang et al. 2019 (Online Soft Mining), which draws
+    identities anew for every batch and may draw one tracklet twice.
+
+    Args:
+      labels: (N,) identity of every frame, of any sortable type.
+      tracklets: (N,) tracklet of every frame, likewise; one is of one identity.
+      identities_per_batch: P >= 1.
+      tracklets_per_identity: T >= 1.
+      frames_per_tracklet: F >= 1.
+      seed: random seed, >= 0.
+      min_tracklets: identities of fewer tracklets are never drawn.
+
+    Returns:
+      `plan`: plan(n) gives the (P * T * F,) int64 row numbers of the n-th batch, F
+      consecutive ones a tracklet and T * F an identity, without replaying the batches
+      before it.
+
+    Raises:
+      ValueError: fewer than P identities qualify, P, T or F is below 1, or a tracklet
+        has two identities.
+    """
+    for name, least in (
+        ("tracklets_per_identity", tracklets_per_identity),
+        ("frames_per_tracklet", frames_per_tracklet),
+    ):
+        if least < 1:
+            raise ValueError(f"{name} must be 1 or more, got {least}")
+    members = _walks(labels, tracklets, min_tracklets)
+    per_epoch = _per_epoch(
+        len(members), identities_per_batch, min_tracklets, _TRACKLET_WORDS
+    )
+    draw = functools.partial(
+        _draw_frames, tracklets=tracklets_per_identity, frames=frames_per_tracklet
+    )
     return functools.partial(
-        _batch, members, classes_per_batch, images_per_class, per_epoch, seed
+        _batch, members, identities_per_batch, draw, per_epoch, seed
     )
 
 
+def tracklet_epoch_batches(
+    labels: ArrayLike,
+    tracklets: ArrayLike,
+    identities_per_batch: int,
+    min_tracklets: int = 1,
+) -> int:
+    """Number of batches of a `tracklet_plan` that offer every identity once."""
+    available = len(_walks(labels, tracklets, min_tracklets))
+    return _per_epoch(available, identities_per_batch, min_tracklets, _TRACKLET_WORDS)
+
+
+def _walks(
+    labels: ArrayLike, tracklets: ArrayLike, min_tracklets: int
+) -> list[list[np.ndarray]]:
+    """Row numbers of every tracklet of every identity of at least `min_tracklets`."""
+    labels, tracklets = np.asarray(labels), np.asarray(tracklets)
+    if labels.shape != tracklets.shape:
+        raise ValueError(
+            f"one label and one tracklet a frame, got {labels.shape} and "
+            f"{tracklets.shape}"
+        )
+    found: dict[Any, list[np.ndarray]] = {}
+    for rows in _members(tracklets, 1):
+        if np.any(labels[rows] != labels[rows[0]]):
+            raise ValueError(
+                f"tracklet {tracklets[rows[0]]} has two identities, among them "
+                f"{labels[rows].min()} and {labels[rows].max()}"
+            )
+        found.setdefault(labels[rows[0]].item(), []).append(rows)
+    return [found[key] for key in sorted(found) if len(found[key]) >= min_tracklets]
+
+
 def _batch(
-    members: list[np.ndarray],
+    members: Sequence[Any],
     classes_per_batch: int,
-    images_per_class: int,
+    draw: Callable[[np.random.Generator, Any], np.ndarray],
     per_epoch: int,
     seed: int,
     n: int,
@@ -60,10 +153,7 @@ def _batch(
     # A third word keeps these streams apart from that of the epoch's permutation.
     rng = np.random.default_rng((seed, epoch, 1 + group))
     return np.concatenate(
-        [
-            _draw(rng, members[c], images_per_class)
-            for c in order[start : start + classes_per_batch]
-        ]
+        [draw(rng, members[c]) for c in order[start : start + classes_per_batch]]
     )
 
 
@@ -92,18 +182,18 @@ def epoch_batches(
     return _per_epoch(available, classes_per_batch, min_images)
 
 
-def _per_epoch(available: int, classes_per_batch: int, min_images: int) -> int:
-    if classes_per_batch < 1:
+def _per_epoch(
+    available: int, wanted: int, least: int, words: tuple[str, str] = _IMAGE_WORDS
+) -> int:
+    classes, images = words
+    if wanted < 1:
+        raise ValueError(f"{classes}_per_batch must be 1 or more, got {wanted}")
+    if available < wanted:
         raise ValueError(
-            f"classes_per_batch must be 1 or more, got {classes_per_batch}"
+            f"a batch needs {wanted} {classes} of at least {least} {images}, the "
+            f"labels have {available}; lower {classes}_per_batch or min_{images}"
         )
-    if available < classes_per_batch:
-        raise ValueError(
-            f"a batch needs {classes_per_batch} classes of at least {min_images} "
-            f"images, the labels have {available}; lower classes_per_batch or "
-            "min_images"
-        )
-    return available // classes_per_batch
+    return available // wanted
 
 
 def _members(labels: ArrayLike, min_images: int) -> list[np.ndarray]:
@@ -121,3 +211,10 @@ def _draw(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) < count:
         return np.resize(rng.permutation(rows), count)
     return rng.choice(rows, count, replace=False)
+
+
+def _draw_frames(
+    rng: np.random.Generator, walks: list[np.ndarray], tracklets: int, frames: int
+) -> np.ndarray:
+    chosen = _draw(rng, np.arange(len(walks)), tracklets)
+    return np.concatenate([_draw(rng, walks[t], frames) for t in chosen])

@@ -125,12 +125,12 @@ def from_folder(root: Path, split: str) -> Encoded:
     top = root if split == "all" else root / split
     if not top.is_dir():
         raise DataError(f"there is no folder {top} (split {split!r} of {root})")
-    tops = [root] if split == "all" else _folders(root)
-    names = sorted({folder.name for each in tops for folder in _folders(each)})
+    tops = [root] if split == "all" else folders(root)
+    names = sorted({folder.name for each in tops for folder in folders(each)})
     labels = {name: label for label, name in enumerate(names)}
     examples = [
         Example(path, labels[folder.name], str(path))
-        for folder in _folders(top)
+        for folder in folders(top)
         for path in image_files(folder)
     ]
     if not examples:
@@ -141,7 +141,8 @@ def from_folder(root: Path, split: str) -> Encoded:
     return from_list(examples, tuple(names))
 
 
-def _folders(root: Path) -> list[Path]:
+def folders(root: Path) -> list[Path]:
+    """The sub-folders of a folder that are not hidden, in name order."""
     found = (path for path in root.iterdir() if path.is_dir())
     return sorted(path for path in found if not path.name.startswith("."))
 

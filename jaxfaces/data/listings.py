@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxfaces.data import encoded
 from jaxfaces.data.errors import DataError
+
+_MOST_ENTRIES = 10_000_000
 
 
 def class_folders(source: Path, tops: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -53,3 +57,47 @@ def matlab(path: Path) -> dict[str, Any]:
         if name in found and isinstance(found[name], dict | str):
             found[name] = [found[name]]
     return found
+
+
+def matrix(path: Path, name: str) -> np.ndarray:
+    """Reads one matrix of whole numbers of a MATLAB file, whatever else it holds.
+
+    SciPy's reader builds arrays and runs nothing that a file brings; the size that the
+    header states is looked at before anything is read.
+
+    Args:
+      path: the file.
+      name: name of the matrix.
+
+    Returns:
+      (rows, columns) int64.
+
+    Raises:
+      DataError: the file is missing or damaged, or holds no such matrix.
+    """
+    import scipy.io
+
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        headers = {each: shape for each, shape, _ in scipy.io.whosmat(path)}
+        shape = headers.get(name, ())
+        if len(shape) != 2 or not 0 < int(np.prod(shape)) <= _MOST_ENTRIES:
+            raise DataError(
+                f"{path}: {name!r} must be a matrix of 1 to {_MOST_ENTRIES} numbers; "
+                f"the file holds {headers}"
+            )
+        found = scipy.io.loadmat(path, appendmat=False, variable_names=[name])[name]
+    except DataError:
+        raise
+    # A damaged file raises whatever the parser trips over.
+    except Exception as error:
+        raise DataError(f"{path} is not a MATLAB file ({error})") from error
+    numeric = isinstance(found, np.ndarray) and found.dtype.kind in "iuf"
+    # Nor may a number be too large for the cast, which only warns.
+    if not numeric or not np.all(np.abs(found.astype(float)) < 2**53):
+        raise DataError(f"{path}: {name!r} must hold numbers")
+    whole = found.astype(np.int64)
+    if np.any(whole != found):
+        raise DataError(f"{path}: {name!r} must hold whole numbers")
+    return whole

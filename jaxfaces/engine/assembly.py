@@ -53,7 +53,8 @@ class Assembly:
     def compile_ahead(self, step: int, template: Mapping[str, Any]) -> None:
         """Begins to compile, in a thread, what step number `step` will need."""
         phase, _ = self.timeline.at(step)
-        batch = self.first_batch()
+        # Given as the steps will be: a program for batches on the devices is another.
+        batch = mesh.feed(self.program.mesh, self._first_host_batch)
         given = {name: batch[name] for name in phase.streams}
         self.program.compile_ahead(phase, template, given)
 

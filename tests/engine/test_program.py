@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxfaces.engine import assembly
+from jaxfaces.engine import assembly, mesh
 from jaxfaces.engine.options import Options
 
 
@@ -37,7 +37,8 @@ def test_the_first_step_runs_what_was_compiled_ahead(make, seeds, lowered):
     parts = assembly.assemble(make(), Options(devices=2, parallel_seeds=seeds))
     template = parts.template()
     parts.compile_ahead(0, template)
-    tree, batch = parts.start(), parts.first_batch()
+    tree = parts.start()
+    batch = mesh.feed(parts.program.mesh, parts._first_host_batch)  # as the loop does
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), template)
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
     parts.program._ahead["train"].result()
