@@ -63,6 +63,12 @@ class EmbeddingLoss:
         choices=("none", "cross_entropy", "confidence_weighted"),
     )
     classification_weight: float = knob(1.0, "Of the classifier's loss.", lower=0.0)
+    attention_of: str = knob(
+        "context_vectors",
+        "What osm_caa's attention looks at: unit embeddings before the classifier's "
+        "rows, or its logits.",
+        choices=("context_vectors", "logits"),
+    )
     contrastive: loss_settings.Contrastive = group(loss_settings.Contrastive())
     triplet: loss_settings.Triplet = group(loss_settings.Triplet())
     margin: loss_settings.Margin = group(loss_settings.Margin())
@@ -105,8 +111,8 @@ class EmbeddingLoss:
                 "--supervised needs --classification=cross_entropy or "
                 "confidence_weighted"
             )
-        if self.osm_caa.attention_of != "logits":
-            raise ValueError("--supervised needs --osm_caa_attention_of=logits")
+        if self.attention_of != "logits":
+            raise ValueError("--supervised needs --attention_of=logits")
 
     def init(
         self, key: jax.Array, classes: int, sizes: Mapping[str, int], supervised: bool
@@ -210,10 +216,10 @@ class EmbeddingLoss:
             vectors = params["class_vectors"][branch]
             return loss(x, labels, vectors, valid=valid, **settings)
         if self.loss == "osm_caa":
-            of = settings.pop("attention_of")
-            if settings["attention"] != "none" and of == "logits":
+            attends = settings["attention"] != "none"
+            if attends and self.attention_of == "logits":
                 settings["logits"] = scores[-1]
-            elif settings["attention"] != "none":
+            elif attends:
                 settings["context_vectors"] = params["classifier"][branch]["kernel"]
             return metric.osm_caa_loss(x, labels, valid=valid, **settings)
         if settings.pop("simpler", False):

@@ -96,12 +96,6 @@ class SoftMining:
     attention: str = knob(
         "prob", "Class-aware attention.", choices=("prob", "gauss", "none")
     )
-    attention_of: str = knob(
-        "context_vectors",
-        "What attention looks at: unit embeddings before the classifier's rows, or its "
-        "logits.",
-        choices=("context_vectors", "logits"),
-    )
     attention_width: float = knob(0.68, "Of the Gaussian attention.", lower=1e-3)
     sigma_convention: str = knob(
         "paper",
