@@ -197,7 +197,7 @@ class EmbeddingLoss:
         if self.classification == "none":
             return []
         classifier = params["classifier"][branch]
-        return [x @ classifier["kernel"].T + classifier["bias"]]
+        return [x @ classifier["kernel"].T + classifier["bias"][None]]
 
     def _embedded(
         self,

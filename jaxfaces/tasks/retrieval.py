@@ -61,7 +61,10 @@ class Retrieval:
         1.0, "Of the last layer of each branch.", lower=0.0
     )
     classes_lr_multiplier: float = knob(
-        1.0, "Of class vectors and classifier.", lower=0.0
+        1.0, "Of class vectors and classifiers.", lower=0.0
+    )
+    bias_lr_factor: float = knob(
+        1.0, "Of the classifiers' biases, on top of it.", lower=0.0
     )
     eval_batch_size: int = knob(256, "Images embedded at once.", lower=1, upper=65536)
     recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
@@ -140,7 +143,8 @@ class Retrieval:
     def _optimizer(self) -> Any:
         def multiplier(path: tuple) -> float:
             if path[0].key.startswith("class"):  # vectors, classifiers
-                return self.classes_lr_multiplier
+                bias = path[-1].key == "bias"
+                return self.classes_lr_multiplier * (self.bias_lr_factor if bias else 1)
             return self.head_lr_multiplier if branches.in_head(path) else 1.0
 
         return self.optimizer.make(self.steps, multiplier)
