@@ -185,9 +185,8 @@ class EmbeddingLoss:
             if self.loss != "none":
                 value = self._embedded(params, name, x, scores, rows, key, refs)
                 total += value
-                metrics[f"{self.loss}{suffix}"] = (value, 1)
-        if len(metrics) == 1:
-            metrics = {}  # it is the whole loss
+                if scores or suffix:  # else it is all of it
+                    metrics[f"{self.loss}{suffix}"] = (value, 1)
         return total, after, {"loss": (total, 1), **metrics}
 
     def _scores(
