@@ -190,6 +190,22 @@ def active(hinge: jax.Array, pairs: Pairs, mask: jax.Array) -> Term:
     )
 
 
+def log_sum_exp(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Row-wise log sum weights * exp(x), stable; (b, G) twice to (b,).
+
+    A row without weights gives a number so low that its exponential is 0, and has no
+    gradient.
+    """
+    taken = weights != 0
+    peak = jnp.max(jnp.where(taken, x, -jnp.inf), axis=1, initial=-jnp.inf)
+    peak = jax.lax.stop_gradient(jnp.where(peak == -jnp.inf, 0, peak))
+    shifted = jnp.where(taken, x - peak[:, None], -jnp.inf)
+    total = jnp.sum(weights * jnp.exp(shifted), axis=1)
+    empty = total == 0
+    lowest = jnp.finfo(x.dtype).min / 4
+    return jnp.where(empty, lowest, peak + jnp.log(jnp.where(empty, 1, total)))
+
+
 def over_blocks(rows: Callable[[Pairs], Any], ready: Prepared) -> Any:
     """What `rows` gives for all B queries, computed block by block if so asked."""
 
