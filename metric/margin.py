@@ -45,7 +45,8 @@ def margin_loss(
     if jnp.ndim(beta) > 0:
         if labels is None:
             raise ValueError("one beta a class needs labels")
-        boundaries = jnp.asarray(beta)[labels]
+        dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
+        boundaries = jnp.asarray(beta, dtype)[labels]
 
     def rows(pairs: Pairs) -> tuple[Term]:
         boundary = beta if boundaries is None else pairs.extra[:, None]

@@ -157,9 +157,7 @@ def _noise(key: jax.Array, like: jax.Array, given: Given) -> jax.Array:
 
 def _candidates(embeddings: jax.Array, labels: jax.Array | None, given: Given) -> Pairs:
     pairs, _ = pairs_lib.masks(embeddings, labels, **given)
-    if pairs.weights is None:
-        return pairs
-    there = pairs.weights > 0
     return pairs._replace(
-        positive=pairs.positive & there, negative=pairs.negative & there
+        positive=pairs.weighed(pairs.positive) > 0,
+        negative=pairs.weighed(pairs.negative) > 0,
     )

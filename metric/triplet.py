@@ -65,9 +65,8 @@ def hardest(d: jax.Array, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
 
     Both are empty for a query that has no positive or no negative.
     """
-    positive, negative = pairs.positive, pairs.negative
-    if pairs.weights is not None:
-        positive, negative = (mask & (pairs.weights > 0) for mask in pairs[2:4])
+    positive = pairs.weighed(pairs.positive) > 0
+    negative = pairs.weighed(pairs.negative) > 0
     if d.size == 0:
         return positive, negative
     complete = jnp.any(positive, 1) & jnp.any(negative, 1)
