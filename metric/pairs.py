@@ -267,7 +267,8 @@ def prepare(
       ValueError: arguments are missing, exclude each other or are out of range.
       AssertionError: shapes disagree (checked while tracing).
     """
-    _check(embeddings, labels, same, pairs, ref, ref_labels, block_rows)
+    of_refs = {"ref_labels": ref_labels, "ref_valid": ref_valid, "itself": itself}
+    _check(embeddings, labels, same, pairs, block_rows, ref, of_refs)
     _check_columns(len(embeddings), labels=labels, valid=valid, itself=itself)
     hidden = distances.hide_padding(embeddings, valid)[0]
     rows = distances.normalize(hidden) if unit else hidden
@@ -346,20 +347,22 @@ def _check(
     labels: jax.Array | None,
     same: jax.Array | None,
     pairs: Any,
-    ref: jax.Array | None,
-    ref_labels: jax.Array | None,
     block_rows: int | None,
+    ref: jax.Array | None,
+    of_refs: dict[str, jax.Array | None],
 ) -> None:
     chex.assert_rank(embeddings, 2, custom_message="embeddings are (rows, width)")
     if same is None and pairs is None and labels is None:
         raise ValueError("give labels, or same= for which pairs are positive")
-    if ref is None and ref_labels is not None:
-        raise ValueError("ref_labels= needs ref=")
-    if ref is not None:
+    if ref is None:
+        for name, column in of_refs.items():
+            if column is not None:
+                raise ValueError(f"{name}= needs ref=")
+    else:
         chex.assert_shape(
             ref, (None, embeddings.shape[1]), custom_message="ref is as wide as rows"
         )
-        if ref_labels is None and same is None and pairs is None:
+        if of_refs["ref_labels"] is None and same is None and pairs is None:
             raise ValueError("ref= needs ref_labels=, or same=")
     if block_rows is not None and block_rows < 1:
         raise ValueError(f"block_rows must be 1 or more, got {block_rows}")

@@ -12,17 +12,24 @@ from jax.sharding import AxisType, PartitionSpec
 import metric
 
 ROWS, WIDTH, CLASSES = 32, 5, 6
-CONTEXT = np.random.default_rng(1).standard_normal((CLASSES, WIDTH))
-
 # These programs run once: half the time to compile them is worth more.
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 
-def _osm_caa(x, labels, **options):
-    context = jnp.asarray(CONTEXT, x.dtype)
-    if x.shape[1] != WIDTH:
-        context = jnp.zeros((1000, x.shape[1]), x.dtype)
-    return metric.osm_caa_loss(x, labels, context_vectors=context, **options)
+def _vectors(like, classes=CLASSES):
+    """Class vectors as wide as the embeddings."""
+    shape = classes, like.shape[1]
+    return jnp.sin(jnp.arange(shape[0] * shape[1], dtype=like.dtype)).reshape(shape)
+
+
+def _osm_caa(x, labels, *, classes=CLASSES, **options):
+    return metric.osm_caa_loss(
+        x, labels, context_vectors=_vectors(x, classes), **options
+    )
+
+
+def _of_classes(loss):
+    return lambda x, labels, **options: loss(x, labels, _vectors(x), **options)
 
 
 # One line a loss: everything below is asked of each.
@@ -37,9 +44,26 @@ LOSSES = {
     },
     "osm caa": _osm_caa,
     "osm caa, full": functools.partial(_osm_caa, gradient="full"),
-    "osm": functools.partial(metric.osm_caa_loss, attention="none"),
     "osm caa, legacy": functools.partial(_osm_caa, legacy_pair_scale=True),
+    "osm": functools.partial(metric.osm_caa_loss, attention="none"),
+    "triplet, all": functools.partial(metric.triplet_loss, kind="all"),
+    "triplet, semihard": functools.partial(metric.triplet_loss, kind="semihard"),
+    "triplet, hard": functools.partial(metric.triplet_loss, kind="hard"),
+    "margin": metric.margin_loss,
+    "n-pair": metric.n_pair_loss,
+    "lifted structure": metric.lifted_structure_loss,
+    "multi-similarity": metric.multi_similarity_loss,
+    "supcon": metric.supcon_loss,
 }
+# Their own tests split these over devices, so the default suite does not again.
+OF_CLASSES = {
+    "normalised softmax": _of_classes(metric.normalized_softmax_loss),
+    "arcface": _of_classes(metric.arcface_loss),
+    "cosface": _of_classes(metric.cosface_loss),
+    "proxy-nca": _of_classes(metric.proxy_nca_loss),
+    "proxy-anchor": _of_classes(metric.proxy_anchor_loss),
+}
+ALL = LOSSES | OF_CLASSES
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
 
@@ -100,16 +124,16 @@ def _check(loss, dtype, *others):
 
 @every_loss
 def test_devices_and_blocks_cost_and_pull_the_same(loss):
-    blocks = _whole(loss, block_rows=5)  # which leaves a rest
-    both = _split(loss, 8, block_rows=3)
-    _check(loss, "float64", blocks, both, _split(loss, 2))
+    both = _split(loss, 2, block_rows=5)  # which leaves a rest
+    _check(loss, "float64", both, _split(loss, 8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@every_loss
-def test_any_number_of_devices_costs_and_pulls_the_same(loss, dtype):
-    blocks = [_whole(loss, block_rows=rows) for rows in (1, 8, 31, 32)]
+@pytest.mark.parametrize("name", ALL)
+def test_any_number_of_devices_costs_and_pulls_the_same(name, dtype):
+    loss = ALL[name]
+    blocks = [_whole(loss, block_rows=rows) for rows in (1, 5, 31, 32)]
     _check(loss, dtype, *[_split(loss, n) for n in (1, 2, 4, 8)], *blocks)
 
 
@@ -119,6 +143,13 @@ KINDS = ["contrastive", "ranked list, query, mass", "osm caa, full"]
 @pytest.mark.parametrize("name", KINDS)
 def test_float32_on_four_devices_costs_and_pulls_the_same(name):
     _check(LOSSES[name], "float32", _split(LOSSES[name], 4))
+
+
+def test_a_batch_without_padding_is_split_too():
+    def full(x, labels, valid, **options):
+        return metric.ranked_list_loss(jnp.nan_to_num(x), labels, **options)
+
+    _check(full, "float32", _split(full, 4))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -161,7 +192,8 @@ def test_context_vectors_on_every_device_get_the_whole_gradient():
         mesh=_mesh(8), in_specs=(everywhere, rows, rows, rows), out_specs=everywhere,
     )  # fmt: skip
     with jax.enable_x64(True):
-        given = jnp.asarray(CONTEXT), *_batch("float64")
+        x, *others = _batch("float64")
+        given = _vectors(x), x, *others
         got, wanted = (_run(jax.value_and_grad(f), given) for f in (split, loss))
     _assert_equal(got, wanted, 1e-10)
 
@@ -187,8 +219,13 @@ def test_query_gradients_need_no_word_from_other_devices(weighting, block_rows):
         assert (forward == both) is (gradient == "query")
 
 
-@every_loss
-def test_sixteen_thousand_rows_fit_into_a_gigabyte(loss):
+MANY = {"osm caa, many classes": functools.partial(_osm_caa, classes=11_318)}
+
+
+@pytest.mark.parametrize("name", ["proxy-anchor", *LOSSES, *MANY])
+def test_sixteen_thousand_rows_fit_into_a_gigabyte(name):
+    loss = (ALL | MANY)[name]
+
     def blocks(x, labels, valid):
         return loss(x, labels, valid=valid, block_rows=512)
 
@@ -200,5 +237,5 @@ def test_sixteen_thousand_rows_fit_into_a_gigabyte(loss):
     f = jax.jit(jax.value_and_grad(blocks), compiler_options=QUICKLY)
     compiled = f.lower(*shapes).compile()
     taken = compiled.memory_analysis().temp_size_in_bytes
-    print(f"{taken / 2**20:.0f} MiB")
+    print(name, f"{taken / 2**20:.0f} MiB")
     assert 0 < taken < 1e9

@@ -88,7 +88,12 @@ def _batch(seed, n=9, width=4):
             rows.append(row)
     x = np.array(rows) * rng.uniform(0.5, 2, (n, 1))
     logits = rng.standard_normal((n, CLASSES)) * 2
-    return x, np.arange(n) % 3, logits, rng.standard_normal((CLASSES, width))
+    return (
+        x,
+        np.arange(n, dtype="int32") % 3,
+        logits,
+        rng.standard_normal((CLASSES, width)),
+    )
 
 
 PAPER, RELEASED = {}, {"attention": "gauss", "sigma_convention": "normal"}
