@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from metric.attention import class_aware_attention as class_aware_attention
     from metric.class_vectors import soft_labels as soft_labels
     from metric.clustering import clustering_measures as clustering_measures
-    from metric.confidence import confidence_weighted_cross_entropy as confidence_weighted_cross_entropy
+    from metric.confidence import (
+        confidence_weighted_cross_entropy as confidence_weighted_cross_entropy,
+    )
     from metric.contrastive import contrastive_loss as contrastive_loss
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
