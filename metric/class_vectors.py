@@ -12,8 +12,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from metric import layout
 from metric import pairs as pairs_lib
-from metric.pairs import Pairs, Prepared, Reduction
+from metric.layout import Prepared
+from metric.pairs import Pairs, Reduction
 
 
 class Given(TypedDict, total=False):
@@ -133,7 +135,7 @@ def prepare(
     if valid is not None:
         weights = jnp.where(valid, weights, 0)
         soft = None if soft is None else jnp.where(valid[:, None], soft, 0)
-    return pairs_lib.prepare(
+    return layout.prepare(
         embeddings,
         None if is_soft else labels,
         extra=Targets(soft, weights),
