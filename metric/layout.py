@@ -81,12 +81,12 @@ def prepare(
     """
     of_refs = {"ref_labels": ref_labels, "ref_valid": ref_valid, "itself": itself}
     _check(embeddings, labels, same, pairs, block_rows, ref, of_refs)
-    _check_columns(len(embeddings), labels=labels, valid=valid, itself=itself)
+    check_columns(len(embeddings), labels=labels, valid=valid, itself=itself)
     hidden = distances.hide_padding(embeddings, valid)[0]
     rows = distances.normalize(hidden) if unit else hidden
     size = len(rows)
     if ref is not None:
-        _check_columns(len(ref), ref_labels=ref_labels, ref_valid=ref_valid)
+        check_columns(len(ref), ref_labels=ref_labels, ref_valid=ref_valid)
         refs, _ = distances.hide_padding(ref, ref_valid)
         refs = distances.normalize(refs) if unit else refs
     else:
@@ -139,12 +139,12 @@ def _check(
         raise ValueError(f"block_rows must be 1 or more, got {block_rows}")
 
 
-def _check_columns(rows: int, **columns: jax.Array | None) -> None:
-    """Raises unless every column has a number a row."""
+def check_columns(rows: int, **columns: jax.Array | None) -> None:
+    """Raises unless every column has a number a row, labels and places integers."""
     for name, column in columns.items():
         if column is None:
             continue
         wanted = f"{name}: one a row, ({rows},)"
         chex.assert_shape(column, (rows,), custom_message=wanted)
-        if "valid" not in name:
+        if "label" in name or name == "itself":
             chex.assert_type(column, int, custom_message=f"{name} are integers")

@@ -91,7 +91,7 @@ def enqueue(
 def references(memory: Memory, positions: jax.Array | None = None) -> Given:
     """Keywords that compare a batch with the memory, in any loss over pairs.
 
-    `loss(x, y, **references(memory, positions))`; the memory is constant to the gradient.
+    `loss(x, y, **references(memory, positions))`; no gradient reaches the memory.
 
     Args:
       memory: from `enqueue`.
