@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ class VideoLosses:
             mean=self.confidence_mean,
             sigma=self.confidence_sigma,
         )
-        pairs = functools.partial(
+        pairs: Any = functools.partial(
             metric.osm_caa_loss, **dataclasses.asdict(self.osm_caa)
         )
         levels = zip(("low", "middle", "high"), frames.logits)

@@ -133,7 +133,7 @@ class VideoRetrieval:
             rows = batch["train"]
             images = self.augmentation.train(key, rows["image"])
             frames, rest = network.apply(params["frames"], rest, images, train=True)
-            classify = functools.partial(
+            classify: Any = functools.partial(
                 over_tracklets, {"params": params["tracklet_classifier"]}
             )
             terms = self.losses.of(
@@ -235,7 +235,7 @@ def _read(
 def _nearest(found: Means, asks: np.ndarray, junk: tuple[int, ...]) -> np.ndarray:
     """For each of the tracklets that ask the nearest that count, by the camera rule."""
     columns = found.columns
-    unit = np.asarray(metric.normalize(found.features))
+    unit = np.asarray(metric.normalize(jnp.asarray(found.features)))
     similarity = unit[asks] @ unit.T
     person, camera = columns["label"], columns["camera"]
     same = (person[asks][:, None] == person) & (camera[asks][:, None] == camera)
