@@ -1,4 +1,4 @@
-"""Deep metric learning: losses, samplers, retrieval and clustering measures."""
+"""Deep metric learning: losses, miners, samplers, retrieval and clustering measures."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from metric.distances import normalize as normalize
     from metric.distances import pair_masks as pair_masks
     from metric.distances import unit_distances as unit_distances
+    from metric.lifted_structure import lifted_structure_loss as lifted_structure_loss
+    from metric.margin import margin_loss as margin_loss
     from metric.margin_softmax import arcface_loss as arcface_loss
     from metric.margin_softmax import cosface_loss as cosface_loss
     from metric.margin_softmax import normalized_softmax_loss as normalized_softmax_loss
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from metric.memory import empty_memory as empty_memory
     from metric.memory import enqueue as enqueue
     from metric.memory import recall as recall
+    from metric.mining import distance_weighted_pairs as distance_weighted_pairs
+    from metric.mining import hard_pairs as hard_pairs
+    from metric.mining import multi_similarity_pairs as multi_similarity_pairs
+    from metric.mining import semi_hard_pairs as semi_hard_pairs
+    from metric.multi_similarity import multi_similarity_loss as multi_similarity_loss
+    from metric.n_pair import n_pair_loss as n_pair_loss
     from metric.noise import open_set_noise as open_set_noise
     from metric.noise import pair_flip_noise as pair_flip_noise
     from metric.noise import symmetric_noise as symmetric_noise
@@ -39,6 +47,8 @@ if TYPE_CHECKING:
     from metric.sampling import tracklet_plan as tracklet_plan
     from metric.soft_mining import online_soft_mining as online_soft_mining
     from metric.soft_mining import osm_caa_loss as osm_caa_loss
+    from metric.supcon import supcon_loss as supcon_loss
+    from metric.triplet import triplet_loss as triplet_loss
     from metric.verification import all_pairs_verification as all_pairs_verification
     from metric.verification import verification_measures as verification_measures
 
@@ -53,11 +63,18 @@ _MODULES = {
     "confidence_weighted_cross_entropy": "confidence",
     "contrastive_loss": "contrastive",
     "cosface_loss": "margin_softmax",
+    "distance_weighted_pairs": "mining",
     "empty_memory": "memory",
     "enqueue": "memory",
     "epoch_batches": "sampling",
     "export_index": "ann",
+    "hard_pairs": "mining",
     "k_reciprocal_reranking": "reranking",
+    "lifted_structure_loss": "lifted_structure",
+    "margin_loss": "margin",
+    "multi_similarity_loss": "multi_similarity",
+    "multi_similarity_pairs": "mining",
+    "n_pair_loss": "n_pair",
     "nearest_neighbours": "retrieval",
     "normalize": "distances",
     "normalized_softmax_loss": "margin_softmax",
@@ -72,10 +89,13 @@ _MODULES = {
     "recall": "memory",
     "reid_measures": "reid",
     "retrieval_measures": "retrieval",
+    "semi_hard_pairs": "mining",
     "soft_labels": "class_vectors",
+    "supcon_loss": "supcon",
     "symmetric_noise": "noise",
     "tracklet_epoch_batches": "sampling",
     "tracklet_plan": "sampling",
+    "triplet_loss": "triplet",
     "unit_distances": "distances",
     "verification_measures": "verification",
 }

@@ -65,6 +65,7 @@ def class_aware_attention(
             custom_message="context vectors (C, D) are as wide as embeddings (B, D)",
         )  # fmt: skip
         rows = distances.normalize(distances.hide_padding(embeddings, valid)[0])
+    labels = jnp.asarray(labels)
     labels = labels if valid is None else jnp.where(valid, labels, 0)
 
     def one(batch: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -61,6 +61,7 @@ def enqueue(
       ValueError: the batch is larger than the memory.
       AssertionError: shapes disagree (checked while tracing).
     """
+    memory = Memory(*map(jnp.asarray, memory))  # a restored one may be numpy's
     size, width = memory.embeddings.shape
     rows = len(embeddings)
     chex.assert_shape(

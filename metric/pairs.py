@@ -190,6 +190,22 @@ def active(hinge: jax.Array, pairs: Pairs, mask: jax.Array) -> Term:
     )
 
 
+def log_sum_exp(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Row-wise log sum weights * exp(x), stable; (b, G) twice to (b,).
+
+    A row without weights gives a number so low that its exponential is 0, and has no
+    gradient.
+    """
+    taken = weights != 0
+    peak = jnp.max(jnp.where(taken, x, -jnp.inf), axis=1, initial=-jnp.inf)
+    peak = jax.lax.stop_gradient(jnp.where(peak == -jnp.inf, 0, peak))
+    shifted = jnp.where(taken, x - peak[:, None], -jnp.inf)
+    total = jnp.sum(weights * jnp.exp(shifted), axis=1)
+    empty = total == 0
+    lowest = jnp.finfo(x.dtype).min / 4
+    return jnp.where(empty, lowest, peak + jnp.log(jnp.where(empty, 1, total)))
+
+
 def over_blocks(rows: Callable[[Pairs], Any], ready: Prepared) -> Any:
     """What `rows` gives for all B queries, computed block by block if so asked."""
 
@@ -251,7 +267,8 @@ def prepare(
       ValueError: arguments are missing, exclude each other or are out of range.
       AssertionError: shapes disagree (checked while tracing).
     """
-    _check(embeddings, labels, same, pairs, ref, ref_labels, block_rows)
+    of_refs = {"ref_labels": ref_labels, "ref_valid": ref_valid, "itself": itself}
+    _check(embeddings, labels, same, pairs, block_rows, ref, of_refs)
     _check_columns(len(embeddings), labels=labels, valid=valid, itself=itself)
     hidden = distances.hide_padding(embeddings, valid)[0]
     rows = distances.normalize(hidden) if unit else hidden
@@ -330,20 +347,22 @@ def _check(
     labels: jax.Array | None,
     same: jax.Array | None,
     pairs: Any,
-    ref: jax.Array | None,
-    ref_labels: jax.Array | None,
     block_rows: int | None,
+    ref: jax.Array | None,
+    of_refs: dict[str, jax.Array | None],
 ) -> None:
     chex.assert_rank(embeddings, 2, custom_message="embeddings are (rows, width)")
     if same is None and pairs is None and labels is None:
         raise ValueError("give labels, or same= for which pairs are positive")
-    if ref is None and ref_labels is not None:
-        raise ValueError("ref_labels= needs ref=")
-    if ref is not None:
+    if ref is None:
+        for name, column in of_refs.items():
+            if column is not None:
+                raise ValueError(f"{name}= needs ref=")
+    else:
         chex.assert_shape(
             ref, (None, embeddings.shape[1]), custom_message="ref is as wide as rows"
         )
-        if ref_labels is None and same is None and pairs is None:
+        if of_refs["ref_labels"] is None and same is None and pairs is None:
             raise ValueError("ref= needs ref_labels=, or same=")
     if block_rows is not None and block_rows < 1:
         raise ValueError(f"block_rows must be 1 or more, got {block_rows}")

@@ -108,7 +108,7 @@ def _weighted_mean(
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True, initial=0))
     weights = jnp.where(active, jnp.exp(logits - peak), 0)
     if pairs.weights is not None:
-        weights = weights * pairs.weights
+        weights = weights * pairs.weighed(active)
     mass = jnp.sum(weights, axis=1)  # at least 1 where anything is active
     empty = mass == 0
     safe = jnp.where(empty, 1, mass)

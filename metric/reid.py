@@ -50,7 +50,8 @@ def reid_measures(
       gallery_labels: (G,) person ids.
       gallery_cameras: (G,) camera ids.
       ks: the k of CMC-k, each >= 1.
-      junk: ids that are deleted from every ranking, as pictures that count for nothing.
+      junk: ids that are deleted from every ranking, as pictures that count for nothing;
+        the released evaluation of MARS has (-1, 0).
       distractors: ids that stay, as items that match nobody. Queries whose own id is
         junk or a distractor have no match.
       ap: "plain" or "trapezoid"; which one a published mAP is makes up to a few points.

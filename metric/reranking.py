@@ -1,5 +1,7 @@
 """Re-ranking of a retrieval result by k-reciprocal neighbours."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,9 +38,10 @@ def k_reciprocal_reranking(
     published numbers are its. An item is always its own first neighbour, and equal
     distances rank the lower index first, queries before gallery.
 
-    Takes 4 Q G bytes for the result, and about 100 k1 N for neighbours and their sets;
-    similarities are made in blocks, so never N x N. Time is that of the two exact
-    searches among N and of Q passes over the lists that a query's set touches.
+    Takes 4 Q G bytes for the result and 8 for every entry of V that is not 0, of which
+    there are some hundred an item; nothing is N x N. At the size of Market-1501
+    (3,368 x 15,913, D = 512) that is 630 MiB over the input. Time is that of an exact
+    search of N among N and, for every query, of the entries of V in its columns.
 
     Args:
       queries: (Q, D) raw embeddings, normalised inside, compared in float32.
@@ -68,10 +71,11 @@ def k_reciprocal_reranking(
     near, scale, distances = _neighbours(unit, num_queries, max(k1, k2 - 1), block_size)
     encoding = _encoding(_expanded(near[:, : k1 + 1], round(k1 / 2) + 1), unit, scale)
     encoding = _averaged(encoding, near[:, :k2])
-    shared = _shared(encoding[:num_queries], encoding[num_queries:].tocsc())
-    jaccard = 1 - shared / (2 - shared)  # min and max of two rows of sum 1 add up to 2
+    rows, columns = encoding[:num_queries], encoding[num_queries:].tocsc()
     distances *= weight
-    distances += (1 - weight) * jaccard
+    for row, shared in zip(distances, _shared(rows, columns)):
+        # The minima and maxima of two rows of sum 1 add up to 2.
+        row += (1 - weight) * (1 - shared / (2 - shared))
     return distances
 
 
@@ -167,11 +171,12 @@ def _averaged(encoding: sparse.csr_array, near: np.ndarray) -> sparse.csr_array:
     return (mean @ encoding).tocsr()
 
 
-def _shared(queries: sparse.csr_array, gallery: sparse.csc_array) -> np.ndarray:
-    """sum_j min(V_pj, V_qj) of each query and gallery item, (Q, G)."""
-    shared = np.empty((queries.shape[0], gallery.shape[0]), np.float32)
+def _shared(
+    queries: sparse.csr_array, gallery: sparse.csc_array
+) -> Iterator[np.ndarray]:
+    """Yields sum_j min(V_pj, V_qj) for all gallery items, (G,), of each query."""
     lengths = np.diff(gallery.indptr)
-    for query in range(len(shared)):
+    for query in range(queries.shape[0]):
         row = slice(*queries.indptr[query : query + 2])
         columns, values = queries.indices[row], queries.data[row]
         length = lengths[columns]
@@ -179,7 +184,5 @@ def _shared(queries: sparse.csr_array, gallery: sparse.csc_array) -> np.ndarray:
         places = np.repeat(gallery.indptr[columns] - before, length)
         places += np.arange(len(places))
         least = np.minimum(np.repeat(values, length), gallery.data[places])
-        shared[query] = np.bincount(
-            gallery.indices[places], weights=least, minlength=shared.shape[1]
-        )
-    return shared
+        items = gallery.indices[places]
+        yield np.bincount(items, weights=least, minlength=gallery.shape[0])

@@ -109,7 +109,7 @@ def nearest_neighbours(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k gallery items of largest cosine similarity, exactly unless `approx`.
 
-    Equal similarities rank the lower gallery index first.
+    Equal similarities rank the lower gallery index first where the search is exact.
 
     Args:
       queries: (Q, D) raw embeddings, normalised inside, compared in float32.
@@ -118,9 +118,8 @@ def nearest_neighbours(
       k: number of neighbours, >= 1.
       block_size: queries ranked at once, >= 1; None bounds a block to 23 MiB.
       mesh: devices over which the gallery is split, as in `retrieval_measures`.
-      approx: True takes `jax.lax.approx_max_k` (Chern et al. 2022), which on a TPU
-        misses a few of the k and is quicker; other devices have no such instruction and
-        find all of them, in more time than without `approx`.
+      approx: True takes `jax.lax.approx_max_k` (Chern et al. 2022), which misses a few
+        of the k and is quicker on a TPU; elsewhere jax sorts and finds all of them.
       recall_target: the share of the k to be found, in expectation, in (0, 1).
 
     Returns:

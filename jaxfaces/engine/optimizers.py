@@ -26,7 +26,10 @@ class Optimizer:
     )
     warmup_steps: int = knob(0, "Steps of linear warm-up from 0.", lower=0)
     milestones: tuple[int, ...] = knob(
-        (), "Steps at which schedule=steps multiplies the rate by --decay.", lower=1
+        (),
+        "Steps at which schedule=steps multiplies the rate by --decay, each as often "
+        "as it is named.",
+        lower=1,
     )
     decay: float = knob(0.5, "Factor at each milestone.", lower=0.0, upper=1.0)
     clip_norm: float = knob(
@@ -38,8 +41,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"--milestones must rise, got {self.milestones}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"--milestones must not fall, got {self.milestones}")
 
     def rate(self, steps: int) -> optax.Schedule:
         """The learning rate as a function of the step, over a run of `steps`."""
@@ -48,7 +51,10 @@ class Optimizer:
             main = optax.cosine_decay_schedule(self.lr, after)
         elif self.schedule == "steps":
             # Milestones are counted from the run's start, the schedule from its own.
-            scales = {m - self.warmup_steps: self.decay for m in self.milestones}
+            scales = {
+                m - self.warmup_steps: self.decay ** self.milestones.count(m)
+                for m in self.milestones
+            }
             main = optax.piecewise_constant_schedule(self.lr, scales)
         else:
             main = optax.constant_schedule(self.lr)

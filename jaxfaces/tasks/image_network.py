@@ -5,24 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxfaces.engine import variables
-from jaxfaces.engine.config import knob
+import jax
+
+from jaxfaces.engine import net, variables
+from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.starting import named
 from jaxfaces.models import bn_inception, branches, embedder, layers, torch_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageNetwork:
-    """A backbone with heads; a task nests it to get its flags."""
+class Backbone:
+    """A network without its heads; the networks of tasks nest it to get its flags."""
 
     backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
-    branches: tuple[str, ...] = knob(
-        ("H",),
-        "Heads on the high, the middle and the low level, a loss for each; their "
-        "embeddings are put side by side.",
-        choices=branches.ORDER,
-    )
     width: int = knob(
         0, "Features of its first stage; 0 is its own.", lower=0, upper=4096
     )
@@ -30,9 +26,6 @@ class ImageNetwork:
         "average",
         "Average its last map, or flatten it to keep positions.",
         choices=("average", "flatten"),
-    )
-    embedding_size: int = knob(
-        128, "Dimensions of the embedding of each branch.", lower=1, upper=65536
     )
     colours: str = knob(
         "own",
@@ -52,31 +45,19 @@ class ImageNetwork:
         choices=("auto", "on", "off"),
     )
 
-    def __post_init__(self) -> None:
-        """Checks what one knob cannot."""
-        if not self.branches or len(set(self.branches)) < len(self.branches):
-            raise ValueError(
-                f"--branches are some of {','.join(branches.ORDER)}, each once, "
-                f"got {','.join(self.branches) or 'none'}"
-            )
+    def arguments(self) -> dict[str, Any]:
+        """Keywords of `embedder.make` and `embedder.make_backbone`."""
+        names = ("width", "pool", "dtype", "cpu_conv", "colours")
+        return {name: getattr(self, name) for name in names}
+
+    def make(self) -> Any:
+        """The module."""
+        return embedder.make_backbone(self.backbone, **self.arguments())
 
     def check_side(self, side: int) -> None:
-        """Raises ValueError for images of a size that the backbone cannot take."""
+        """Raises ValueError for images of a size that it cannot take."""
         if self.backbone.startswith("bn_inception"):
             bn_inception.check_sides((side,))
-
-    def make(self) -> embedder.Embedder:
-        """The module."""
-        return embedder.make(
-            self.backbone,
-            size=self.embedding_size,
-            width=self.width,
-            pool=self.pool,
-            dtype=self.dtype,
-            cpu_conv=self.cpu_conv,
-            levels=self.branches,
-            colours=self.colours,
-        )
 
     def imported(self, fresh: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
         """What `--pretrained` names, and the variables of the backbone from it.
@@ -108,7 +89,7 @@ class ImageNetwork:
         }
         shapes = {inner: fresh[name] for inner, name in names.items()}
         try:
-            found = torch_weights.convert(named(loaded), self.make().backbone, shapes)
+            found = torch_weights.convert(named(loaded), self.make(), shapes)
         except ValueError as error:
             hint = ""
             if self.backbone == "bn_inception" and "_4c_pool_proj" in str(error):
@@ -121,6 +102,70 @@ class ImageNetwork:
             ) from error
         return path, {names[inner]: value for inner, value in found.items()}
 
+    def smoke(self) -> "Backbone":
+        """The same network, narrow and not pretrained."""
+        return dataclasses.replace(self, width=8, pretrained="")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetwork:
+    """A backbone with embedding heads; a task nests it to get its flags."""
+
+    backbone: Backbone = group(Backbone(), prefix="")
+    branches: tuple[str, ...] = knob(
+        ("H",),
+        "Heads on the high, the middle and the low level, a loss for each; their "
+        "embeddings are put side by side.",
+        choices=branches.ORDER,
+    )
+    supervised: bool = knob(
+        False,
+        "A classifier on each of three levels, the middle one's features being the "
+        "embedding, in place of heads: as OSM+CAA was published.",
+    )
+    embedding_size: int = knob(
+        128, "Dimensions of the embedding of each branch.", lower=1, upper=65536
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what one knob cannot."""
+        if not self.branches or len(set(self.branches)) < len(self.branches):
+            raise ValueError(
+                f"--branches are some of {','.join(branches.ORDER)}, each once, "
+                f"got {','.join(self.branches) or 'none'}"
+            )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Dimensions of the embedding by branch."""
+        levels = ("M",) if self.supervised else embedder.in_order(self.branches)
+        return dict.fromkeys(levels, self.embedding_size)
+
+    def net(self, classes: int) -> net.Net:
+        """The pure functions, for so many classes to train on."""
+        size = self.embedding_size
+        if self.supervised:
+            module = branches.DeeplySupervised(
+                self.backbone.make(), classes, hidden=size
+            )
+            return net.from_linen(module)
+        name, how = self.backbone.backbone, self.backbone.arguments()
+        return net.from_linen(
+            embedder.make(name, size=size, levels=self.branches, **how)
+        )
+
+    def classes(self, params: Mapping[str, Any]) -> int:
+        """How many classes trained parameters tell apart, 0 without classifiers."""
+        return len(params["classifier3"]["bias"]) if self.supervised else 0
+
+    def parts(self, outputs: Any) -> tuple[dict[str, jax.Array], tuple | None]:
+        """Embeddings by branch of what the network gives, and its logits, if any."""
+        if self.supervised:
+            return {"M": outputs.embedding}, outputs.logits
+        return embedder.split(outputs, self.branches), None
+
     def smoke(self) -> "ImageNetwork":
         """The same network, narrow and not pretrained."""
-        return dataclasses.replace(self, width=8, embedding_size=16, pretrained="")
+        return dataclasses.replace(
+            self, backbone=self.backbone.smoke(), embedding_size=16
+        )

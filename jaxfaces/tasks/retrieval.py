@@ -7,55 +7,27 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import metric
 from jaxfaces.data import sources, streams
 from jaxfaces.data.sources import Source
 from jaxfaces.data.streams import Stream
-from jaxfaces.engine import net
 from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.evaluation import collect
 from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
-from jaxfaces.models import branches, embedder
+from jaxfaces.models import branches
 from jaxfaces.tasks import retrieval_files as files
+from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
 from jaxfaces.tasks.image_network import ImageNetwork
 
 PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
-
-
-@dataclasses.dataclass(frozen=True)
-class RankedList:
-    """Hyper-parameters of `metric.ranked_list_loss`."""
-
-    alpha: float = knob(
-        1.2, "Distance that negatives are pushed beyond.", lower=0.0, upper=2.0
-    )
-    margin: float = knob(0.4, "Gap between the two boundaries.", lower=0.0, upper=2.0)
-    simpler: bool = knob(False, "The journal's form: boundaries 1 ∓ margin / 2.")
-    temperature: float = knob(10.0, "Weighs near negatives more.", lower=0.0)
-    positive_temperature: float = knob(0.0, "Weighs far positives more.", lower=0.0)
-    pos_weight: float = knob(0.5, "Of the positive term.", lower=0.0)
-    neg_weight: float = knob(0.5, "Of the negative term.", lower=0.0)
-    gradient: str = knob(
-        "query", "What is differentiated.", choices=("query", "pair", "full")
-    )
-    query_weighting: str = knob(
-        "uniform", "How queries are averaged.", choices=("uniform", "mass")
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Contrastive:
-    """Hyper-parameters of `metric.contrastive_loss`."""
-
-    pos_margin: float = knob(0.0, "Distance positives may keep.", lower=0.0, upper=2.0)
-    neg_margin: float = knob(1.0, "Distance negatives must keep.", lower=0.0, upper=2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +43,28 @@ class Retrieval:
     )
     augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
     network: ImageNetwork = group(ImageNetwork(), prefix="")
-    loss: str = knob("ranked_list", "Loss.", choices=("ranked_list", "contrastive"))
-    ranked_list: RankedList = group(RankedList())
-    contrastive: Contrastive = group(Contrastive())
+    objective: EmbeddingLoss = group(EmbeddingLoss(), prefix="")
+    label_noise: float = knob(
+        0.0, "Share of training labels that are made wrong.", lower=0.0, upper=0.99
+    )
+    label_noise_kind: str = knob(
+        "symmetric",
+        "A wrong label is any other class, or always the next.",
+        choices=("symmetric", "pair_flip"),
+    )
+    label_noise_seed: int = knob(0, "Which labels are wrong.", lower=0)
     classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1, upper=65536)
     images_per_class: int = knob(4, "Images of each of them (K).", lower=1, upper=65536)
     min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
     optimizer: Optimizer = group(Optimizer(), prefix="")
     head_lr_multiplier: float = knob(
         1.0, "Of the last layer of each branch.", lower=0.0
+    )
+    classes_lr_multiplier: float = knob(
+        1.0, "Of class vectors and classifiers.", lower=0.0
+    )
+    bias_lr_factor: float = knob(
+        1.0, "Of the classifiers' biases, on top of it.", lower=0.0
     )
     eval_batch_size: int = knob(256, "Images embedded at once.", lower=1, upper=65536)
     recall_ks: tuple[int, ...] = knob((1, 2, 4, 8), "The k of Recall@k.", lower=1)
@@ -95,8 +80,10 @@ class Retrieval:
         size, crop = self.data.image_size, self.augmentation.crop_size
         if size and crop > size:
             raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        if self.network.supervised:
+            self.objective.check_supervised()
         if crop or size:
-            self.network.check_side(crop or size)
+            self.network.backbone.check_side(crop or size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Class-balanced batches of "train"; every image once of the other splits.
@@ -119,6 +106,7 @@ class Retrieval:
         }
 
     def _balanced(self, source: Source, seed: int) -> Stream:
+        source = self._mislabelled(sources.relabel(source))
         read, labels = source.read, source.labels
         if self.rotated_classes:
             read = functools.partial(_read_turned, source)
@@ -135,6 +123,16 @@ class Retrieval:
         counts = (len(labels), classes, sweep, source.skipped)
         return Stream(plan, read, *counts, source.in_memory)
 
+    def _mislabelled(self, source: Source) -> Source:
+        if not self.label_noise:
+            return source
+        make = {
+            "symmetric": metric.symmetric_noise,
+            "pair_flip": metric.pair_flip_noise,
+        }[self.label_noise_kind]
+        labels, _ = make(self.label_noise_seed, source.labels, self.label_noise)
+        return dataclasses.replace(source, labels=labels.astype(np.int32))
+
     def _ordered(self, source: Source) -> Stream:
         size = self.eval_batch_size
         plan = streams.ordered_plan(len(source), size)
@@ -142,11 +140,11 @@ class Retrieval:
         counts = (len(source), source.classes, sweep, source.skipped)
         return Stream(plan, source.read, *counts, source.in_memory)
 
-    def _net(self) -> net.Net:
-        return net.from_linen(self.network.make())
-
     def _optimizer(self) -> Any:
         def multiplier(path: tuple) -> float:
+            if path[0].key.startswith("class"):  # vectors, classifiers
+                bias = path[-1].key == "bias"
+                return self.classes_lr_multiplier * (self.bias_lr_factor if bias else 1)
             return self.head_lr_multiplier if branches.in_head(path) else 1.0
 
         return self.optimizer.make(self.steps, multiplier)
@@ -154,43 +152,42 @@ class Retrieval:
     def init(self, key: jax.Array, batch: Any, sizes: Any) -> State:
         """Parameters, statistics, optimiser state and, if asked for, averages."""
         images = self.augmentation.test(batch["train"]["image"][:1])
-        params, rest = self._net().init(key, images)
+        _, classes = sizes["train"]
+        params, rest = self.network.net(classes).init(key, images)
+        widths = self.network.sizes
+        params |= self.objective.init(
+            jax.random.fold_in(key, 1), classes, widths, self.network.supervised
+        )
+        if self.objective.memory:
+            rest["memory"] = self.objective.remember(widths)
         average = self.optimizer.average
         return make_state(params, rest, self._optimizer(), average=average)
 
     def phases(self, sizes: Any) -> list[Phase]:
         """One phase that minimises the loss."""
-        network = self._net()
+        _, classes = sizes["train"]
+        network = self.network.net(classes)
 
         def loss(params: Any, rest: Any, batch: Any, key: jax.Array) -> Any:
             rows = batch["train"]
             images = self.augmentation.train(key, rows["image"])
-            embeddings, rest = network.apply(params, rest, images, train=True)
-            parts = embedder.split(embeddings, self.network.branches)
-            values = {
-                f"loss_{level}": self._loss(part, rows["label"], rows["valid"])
-                for level, part in parts.items()
-            }
-            value: Any = sum(values.values())
-            values = {"loss": value} | (values if len(parts) > 1 else {})
-            return value, (rest, {name: (each, 1) for name, each in values.items()})
+            rest = dict(rest)
+            memory = rest.pop("memory", {})
+            outputs, rest = network.apply(params, rest, images, train=True)
+            embeddings, logits = self.network.parts(outputs)
+            value, memory, metrics = self.objective(
+                params, memory, embeddings, rows, jax.random.fold_in(key, 1), logits
+            )
+            if memory:
+                rest = {**rest, "memory": memory}
+            return value, (rest, metrics)
 
         step = make_step(loss, self._optimizer(), average=self.optimizer.average)
         return [Phase("train", None, step)]
 
-    def _loss(self, embeddings: Any, labels: Any, valid: Any) -> jax.Array:
-        if self.loss == "contrastive":
-            return metric.contrastive_loss(
-                embeddings, labels, valid=valid, **dataclasses.asdict(self.contrastive)
-            )
-        settings = dataclasses.asdict(self.ranked_list)
-        if settings.pop("simpler"):
-            settings["alpha"] = None
-        return metric.ranked_list_loss(embeddings, labels, valid=valid, **settings)
-
     def imported(self, fresh: Mapping[str, Any]) -> Any:
         """The backbone of `--pretrained`."""
-        return self.network.imported(fresh)
+        return self.network.backbone.imported(fresh)
 
     def inference(self, state: State) -> Any:
         """The averages where there are any, else the newest variables."""
@@ -200,7 +197,10 @@ class Retrieval:
         """Raw embeddings (B, D) of the images of a batch, branches in order H, L, M."""
         images = self.augmentation.test(batch["image"])
         params, rest = variables["params"], variables["rest"]
-        return self._net().apply(params, rest, images, train=False)[0]
+        network = self.network.net(self.network.classes(params))
+        outputs, _ = network.apply(params, rest, images, train=False)
+        embeddings, _ = self.network.parts(outputs)
+        return jnp.concatenate(list(embeddings.values()), axis=1)
 
     def evaluate(
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,38 +10,16 @@ import jax.numpy as jnp
 import metric
 from jaxfaces.engine.config import group, knob
 from jaxfaces.models.branches import Supervised
-
-
-@dataclasses.dataclass(frozen=True)
-class OsmCaa:
-    """Hyper-parameters of `metric.osm_caa_loss`, its defaults those of the release."""
-
-    alpha: float = knob(
-        1.2, "Distance that negatives are pushed beyond.", lower=0.0, upper=2.0
-    )
-    sigma: float = knob(1.0, "Width of the positive score.", lower=1e-3)
-    sigma_convention: str = knob(
-        "normal",
-        "exp(-d²/2σ²), or the paper's exp(-d²/σ²).",
-        choices=("normal", "paper"),
-    )
-    balance: float = knob(0.5, "Share of the negatives.", lower=0.0, upper=1.0)
-    mining: str = knob("soft", "Scores of pairs.", choices=("soft", "none"))
-    attention: str = knob(
-        "gauss", "Trust in an item of a pair.", choices=("gauss", "prob", "none")
-    )
-    attention_width: float = knob(0.68, "Of attention=gauss.", lower=1e-3)
-    pair: str = knob("min", "Of the two of a pair.", choices=("min", "product"))
-    gradient: str = knob(
-        "weights_const", "What is differentiated.", choices=("weights_const", "full")
-    )
+from jaxfaces.tasks.loss_settings import SoftMining
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoLosses:
     """Six losses of weight 1; a task nests it to get its flags."""
 
-    osm_caa: OsmCaa = group(OsmCaa())
+    osm_caa: SoftMining = group(
+        SoftMining(sigma=1.0, sigma_convention="normal", attention="gauss")
+    )
     confidence_mean: float = knob(
         0.5, "Confidence that classification heeds most.", lower=0.0, upper=1.0
     )
@@ -90,7 +67,7 @@ class VideoLosses:
             mean=self.confidence_mean,
             sigma=self.confidence_sigma,
         )
-        pairs: Any = functools.partial(
+        pairs: Callable[..., jax.Array] = functools.partial(
             metric.osm_caa_loss, **dataclasses.asdict(self.osm_caa)
         )
         levels = zip(("low", "middle", "high"), frames.logits)

@@ -64,7 +64,7 @@ class VideoRetrieval:
         if size and crop > size:
             raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
         if crop or size:
-            self.network.check_side(crop or size)
+            self.network.backbone.check_side(crop or size)
         if both := set(self.junk) & set(self.distractors):
             raise ValueError(f"--junk and --distractors share {min(both)}")
 
@@ -133,7 +133,7 @@ class VideoRetrieval:
             rows = batch["train"]
             images = self.augmentation.train(key, rows["image"])
             frames, rest = network.apply(params["frames"], rest, images, train=True)
-            classify: Any = functools.partial(
+            classify: Callable[..., Any] = functools.partial(
                 over_tracklets, {"params": params["tracklet_classifier"]}
             )
             terms = self.losses.of(
@@ -152,7 +152,7 @@ class VideoRetrieval:
 
     def imported(self, fresh: Mapping[str, Any]) -> Any:
         """The backbone of `--pretrained`."""
-        return self.network.imported(fresh)
+        return self.network.backbone.imported(fresh)
 
     def inference(self, state: State) -> Any:
         """The averages where there are any, else the newest variables."""

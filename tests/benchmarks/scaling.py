@@ -137,16 +137,7 @@ def make_program(args: argparse.Namespace, devices: int, choice: str) -> tuple:
 def compiled(args: argparse.Namespace, devices: int, choice: str) -> dict:
     """What the step for some devices sends, computes and holds, a device."""
     program, phase, batch = make_program(args, devices, choice)
-    whole = NamedSharding(program.mesh, PartitionSpec())
-    tree = jax.eval_shape(lambda b: program.start(b, [phase]), batch)
-    places = {name: whole for name in tree} | {"state": program.places(batch)}
-    tree = jax.tree.map(
-        lambda place, below: jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), below
-        ),
-        places,
-        tree,
-    )
+    tree = program.like(batch, [phase])
     found = program.lower(phase, tree, batch).compile(UNOPTIMISED)
     memory = found.memory_analysis()
     messages: dict[str, list[int]] = collections.defaultdict(list)

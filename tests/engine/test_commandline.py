@@ -50,7 +50,7 @@ def test_flagfiles_nest(tmp_path):
         ((TASK, "--steps=x"), "--steps must be a whole number"),
         ((TASK, "--optimizer=adma"), "did you mean 'adam'"),
         ((TASK, "--test=maybe"), "--test must be true or false, got 'maybe'"),
-        ((TASK, "--milestones=5,3"), "--milestones must rise"),
+        ((TASK, "--milestones=5,3"), "--milestones must not fall"),
         ((TASK, "--profile=x"), "--profile must be START:COUNT"),
         ((TASK, "steps=3"), "not a flag: 'steps=3'"),
         ((TASK, "--steps"), "steps"),

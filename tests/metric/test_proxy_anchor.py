@@ -75,7 +75,7 @@ def test_settings_that_make_no_sense_are_refused(options):
 
 
 def test_value_and_gradients_equal_the_peers():
-    losses = pytest.importorskip("pytorch_metric_learning").losses
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     x, v = (rng.standard_normal((n, 6)).astype("f") for n in (24, 7))

@@ -291,6 +291,19 @@ def test_padding_rows_change_nothing(gradient, query_weighting, filling):
     assert (longer[~valid] == 0).all()
 
 
+def test_weights_of_pairs_that_are_not_there_do_not_matter():
+    x, labels = _batch(3)
+    valid = np.arange(12) < 10
+    there = valid[:, None] & valid & ~np.eye(12, dtype=bool)
+    weights = np.where(there, 1.0, np.nan).astype("f")
+    chex.assert_trees_all_close(
+        _value_and_grad(x.astype("f"), labels, valid=valid, weights=weights),
+        _value_and_grad(x.astype("f"), labels, valid=valid),
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
 def test_batch_of_padding_alone_is_zero():
     value, slope = _value_and_grad(
         jnp.full((3, 2), jnp.nan), jnp.zeros(3, int), valid=jnp.zeros(3, bool)
@@ -396,6 +409,8 @@ def test_batch_on_eight_devices_equals_one(gradient, query_weighting):
         ({"labels": jnp.zeros(3, int)}, AssertionError),
         ({"labels": jnp.zeros(2)}, AssertionError),
         ({"valid": jnp.ones(3, bool)}, AssertionError),
+        ({"itself": jnp.arange(2)}, ValueError),
+        ({"ref_valid": jnp.ones(2, bool)}, ValueError),
         ({"embeddings": jnp.ones(2)}, AssertionError),
     ],
 )

@@ -87,15 +87,37 @@ def test_every_device_holds_its_part_of_the_gallery_alone():
     assert held == {(128, 4)}
 
 
-def test_devices_send_each_other_k_items_a_query_and_never_a_row():
-    ready = search.Search(np.ones((64, 4)), np.ones((4096, 4)), 16, _mesh(8))
-    scores = ready.scores(np.arange(16))
-    program = ranking.top.lower(scores, k=5, recall=None, mesh=ready.mesh).compile()
-    sent = re.findall(r"= (\S+) all-gather\(", program.as_text())
-    sizes = [
-        np.prod(list(map(int, re.findall(r"\d+", s.split("{")[0])[1:]))) for s in sent
+def _sent(program):
+    """(kind, numbers in the result) of every message of a compiled program."""
+    lines = re.findall(
+        r" = \w+\[([\d,]*)\]\S* (all-[\w-]+|reduce-scatter|collective-[\w-]+)\(",
+        program.compile().as_text(),
+    )
+    return sorted((kind, int(np.prod([*map(int, n.split(","))]))) for n, kind in lines)
+
+
+def test_devices_send_each_other_a_few_numbers_a_query_and_never_a_row():
+    b, k, n, width, matches = 16, 5, 8, 4, 3
+    ready = search.Search(np.ones((64, width)), np.ones((4096, width)), b, _mesh(n))
+    mesh, rows = ready.mesh, np.arange(b)
+    scores, members = ready.scores(rows), np.zeros((b, matches), int)
+    queries = ranking.take(ready.queries, rows, mesh=mesh)
+    given = {"num_items": 4096, "mesh": mesh}
+    assert _sent(ranking.take.lower(ready.queries, rows, mesh=mesh)) == [
+        ("all-reduce", b * width)
     ]
-    assert sorted(sizes) == [16 * 5 * 8] * 2  # values and indices
+    assert _sent(ranking.scores.lower(queries, ready.items, None, **given)) == []
+    keys = jnp.zeros(4096, int)
+    assert _sent(ranking.hide.lower(scores, rows, keys, mesh=mesh)) == []
+    assert _sent(ranking.top.lower(scores, k=k, recall=None, mesh=mesh)) == [
+        ("all-gather", b * k * n),
+        ("all-gather", b * k * n),
+    ]
+    for first in (True, False):
+        assert _sent(ranking.ranks.lower(scores, members, first=first, mesh=mesh)) == [
+            ("all-reduce", b * (1 if first else matches)),
+            ("all-reduce", b * matches),
+        ]
 
 
 @pytest.mark.parametrize("devices", [None, 8])
@@ -117,3 +139,14 @@ def test_approximate_neighbours_reach_their_recall(devices):
 def test_a_share_to_be_found_outside_0_and_1_is_refused():
     with pytest.raises(ValueError, match=r"recall_target must be in \(0, 1\)"):
         metric.nearest_neighbours(np.eye(3), k=1, approx=True, recall_target=1.0)
+
+
+def test_bad_and_empty_input_is_met_on_many_devices_as_on_one():
+    x = np.eye(40)
+    none, _ = metric.nearest_neighbours(x[:0], x, k=2, mesh=_mesh(8))
+    assert none.shape == (0, 2)
+    nothing, similarities = metric.nearest_neighbours(x, x[:0], k=2, mesh=_mesh(8))
+    assert (nothing == -1).all() and (similarities == -np.inf).all()
+    x[39, 3] = np.nan
+    with pytest.raises(ValueError, match="gallery hold NaN or infinity"):
+        metric.nearest_neighbours(np.eye(40), x, k=2, mesh=_mesh(8))

@@ -15,8 +15,9 @@ from jaxfaces import train
 from jaxfaces.engine import assembly, config
 from jaxfaces.engine.options import Options
 from jaxfaces.models.branches import Supervised
+from jaxfaces.tasks.loss_settings import SoftMining
 from jaxfaces.tasks.tracklet_means import COLUMNS, tracklet_means
-from jaxfaces.tasks.video_losses import OsmCaa, VideoLosses
+from jaxfaces.tasks.video_losses import VideoLosses
 from jaxfaces.tasks.video_retrieval import VideoRetrieval
 
 TINY = {
@@ -205,7 +206,7 @@ def test_frames_may_weigh_the_same_or_by_probability(attention):
 
 def test_settings_reach_the_loss_over_pairs():
     frames, kernel = outputs()
-    settings = VideoLosses(OsmCaa(sigma=0.6, mining="none", attention="none"))
+    settings = VideoLosses(SoftMining(sigma=0.6, mining="none", attention="none"))
     found = losses(jax.tree.map(jnp.asarray, frames), kernel, settings=settings)
     expected = metric.osm_caa_loss(
         frames.embedding, LABELS, sigma=0.6, mining="none", attention="none"
