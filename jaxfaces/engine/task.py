@@ -67,7 +67,9 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `smoke` and `sharding` may be left out; so may `with_variables`, for a
+    `figures`, `classwise`, `smoke` and `sharding` may be left out, and so may
+    `examples_per_step`, the number of examples that a step reads, where a study shall
+    compare the budgets of its arms beforehand and there is no knob `batch_size`; so may `with_variables`, for a
     state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
     serve the task, `read_files`, `write` and `read_outputs`.
     """
@@ -113,6 +115,11 @@ class Task(Protocol):
         self, state: Any, predict: Callable, batches: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Pictures by name: matplotlib figures, PIL images or (H, W[, C]) arrays."""
+
+    def classwise(
+        self, state: Any, predict: Callable, batches: Mapping[str, Any], sizes: Sizes
+    ) -> Mapping[str, Any]:
+        """Measures of each class of a split by name: arrays (C,), classes in order."""
 
     def smoke(self) -> "Task":
         """The same task in tiny, on made-up data, for a run of two steps."""
