@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxfaces.engine.errors import InUseError
 
 NAME = ".lock"
+IN_USE = "is in use by"
 
 
 @contextlib.contextmanager
@@ -41,7 +42,7 @@ def held(
             file.seek(0)
             owner = file.read(200).strip() or "another process"
             raise InUseError(
-                f"--workdir={folder} is in use by {owner}; wait for it, stop it, or "
+                f"--workdir={folder} {IN_USE} {owner}; wait for it, stop it, or "
                 "choose another folder"
             ) from error
         except OSError as error:

@@ -67,10 +67,10 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `classwise`, `smoke` and `sharding` may be left out, and so may
-    `examples_per_step`, the number of examples that a step reads, where a study shall
-    compare the budgets of its arms beforehand and there is no knob `batch_size`; so may `with_variables`, for a
-    state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
+    `figures`, `classwise`, `smoke` and `sharding` may be left out; so may
+    `examples_per_step`, how many examples a step reads, which a study compares between
+    its arms and otherwise takes from a knob `batch_size`; so may `with_variables`, for
+    a state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
     serve the task, `read_files`, `write` and `read_outputs`.
     """
 
