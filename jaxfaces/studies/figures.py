@@ -108,9 +108,9 @@ def _differences(
             axes.plot(scale * each["mean"], row + shift, "o", ms=size, **style)
             drawn.add(kind)
     measure = label(name)
-    unit = " points" if result["percent"] else ""
-    axes.set_xlabel(f"{measure} minus that of {result['reference']},{unit} "
-                    f"{result['split']}", fontsize=9)  # fmt: skip
+    unit = "points, " if result["percent"] else ""
+    where = f"({unit}{result['split']})"
+    axes.set_xlabel(f"{measure} minus that of {result['reference']} {where}", fontsize=9)
     level = f"{100 * result['level']:.0f} %"
     kinds = "thick: over seeds"
     kinds += ", thin: over classes" if "over classes" in drawn else ""

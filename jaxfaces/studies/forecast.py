@@ -69,8 +69,7 @@ def _predict(
     if times:
         say(f"  (from the time of {len(done)} runs that were done)")
         mean = statistics.fmean(times.values())
-        rate = {name: value / mean for name, value in times.items()}
-        return sum(mean * rate.get(run.arm.name, 1.0) * _length(run) for run in left)
+        return sum(times.get(run.arm.name, mean) * _length(run) for run in left)
     fixed, step, evaluation = probe(reference, plan)
     say(
         f"  (from a probe of {reference.name}: {fixed:.1f} s, {1000 * step:.0f} ms a "

@@ -95,15 +95,12 @@ def page(result: Mapping[str, Any]) -> str:
 def _page(result: Mapping[str, Any]) -> Iterator[str]:
     primary = result["primary"]
     yield f"# {result['title']}\n"
+    seeds = _plural(len(result["seeds"]), "seed")
+    percent = " Measures are in percent, differences in points."
     yield (
         f"Primary measure: **{label(primary['name'])}** ({primary['better']} is "
-        f"better) on the {result['split']} split, "
-        f"{_plural(len(result['seeds']), 'seed')} an arm, reference **{result['reference']}**."
-        + (
-            " Measures are in percent, differences in points."
-            if result["percent"]
-            else ""
-        )
+        f"better) on the {result['split']} split, {seeds} an arm, reference "
+        f"**{result['reference']}**.{percent if result['percent'] else ''}"
     )
     yield _budget(result) + "\n"
     yield _arms(result)
