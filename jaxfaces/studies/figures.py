@@ -110,7 +110,9 @@ def _differences(
     measure = label(name)
     unit = "points, " if result["percent"] else ""
     where = f"({unit}{result['split']})"
-    axes.set_xlabel(f"{measure} minus that of {result['reference']} {where}", fontsize=9)
+    axes.set_xlabel(
+        f"{measure} minus that of {result['reference']} {where}", fontsize=9
+    )
     level = f"{100 * result['level']:.0f} %"
     kinds = "thick: over seeds"
     kinds += ", thin: over classes" if "over classes" in drawn else ""

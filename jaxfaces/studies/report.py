@@ -82,7 +82,10 @@ def _overview_row(result: Mapping[str, Any], folder: Path) -> list[str]:
         f"{label(name)}{', %' if result['percent'] else ''}, {_plural(seeds, 'seed')}",
         f"{result['reference']} {_spread(reference, name, result)}",
         "<br>".join(
-            f"{arm} {_difference(each, name, result)}" for arm, each in others.items()
+            f"{arm} {_spread(each, name, result)}: {_difference(each, name, result)}"
+            if name in each["measures"]
+            else f"{arm} **failed**"
+            for arm, each in others.items()
         ),
     ]
 

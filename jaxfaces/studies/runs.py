@@ -168,6 +168,7 @@ def carry_out(runs: Sequence[Run], plan: Plan, request: Request, say: Say) -> li
                     _fail(run, f"{outcome}, {MOST_KILLS} times")
             done = total - len(left(runs))
             say(f"{run.label}: {outcome} ({done} of {total})")
+            _stop_if_asked(request, runs)
         progress = len(held) < len(waiting) or any(kills[run.folder] for run in held)
         waiting = held
         if waiting and not progress:
@@ -190,8 +191,7 @@ def _claim(run: Run, say: Say) -> Iterator[int]:
 
 
 def _stop_if_asked(request: Request, runs: Sequence[Run]) -> None:
-    if request.signal:
-        todo = len(left(runs))
+    if request.signal and (todo := len(left(runs))):
         raise Interrupted(
             f"stopped with {todo} of {len(runs)} runs left; what they reached is "
             "saved. Give the same command to go on",

@@ -1,5 +1,6 @@
 """Flags of a study to arms, budgets and trials; every fault is named beforehand."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,19 @@ def test_the_studies_that_come_along_can_be_read(page, monkeypatch, tmp_path):
     found = plan.read([f"--flagfile={page}", f"--workdir={tmp_path}"])
     tuning.trials(found)
     assert plan.read([f"--flagfile={page}", f"--workdir={tmp_path}", "--smoke"])
+
+
+def test_the_examples_of_the_page_can_be_read(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
+    whole, tuned = (b for b in re.findall(r"```\n(--.*?)```", text, re.DOTALL))
+    shared = whole.partition("--tune")[0]
+    for number, block in enumerate((whole, shared + tuned)):
+        page = tmp_path / f"{number}.cfg"
+        page.write_text(block)
+        found = plan.read([f"--flagfile={page}", f"--workdir={tmp_path}"])
+        trials = tuning.trials(found)
+        assert {len(each) for each in trials.values()} == {(3, 6)[number]}
 
 
 def test_help_names_the_flags(capsys):

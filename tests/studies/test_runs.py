@@ -1,5 +1,6 @@
 """Runs are done once, whoever does them, and what fails is kept and shown."""
 
+import dataclasses
 import fcntl
 import json
 import signal
@@ -123,16 +124,18 @@ def test_a_run_that_is_killed_is_tried_again_but_not_for_ever(make, monkeypatch)
     assert runs.failure(slow) == "killed by signal 9, 3 times"
 
 
+@pytest.mark.parametrize("arms", [1, 3])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_ends_between_runs_and_records_no_failure(make, monkeypatch, number):
-    request, plan = Request(), make()
+def test_a_stop_ends_the_study_and_records_no_failure(make, monkeypatch, number, arms):
+    request, plan = Request(), make("--seeds=0")
+    plan = dataclasses.replace(plan, arms=plan.arms[:arms])
 
     def stop(words, log, claim, request):
         request.signal = number
         return 143
 
     monkeypatch.setattr(runs, "_train", stop)
-    with pytest.raises(Interrupted, match="6 of 6 runs left") as error:
+    with pytest.raises(Interrupted, match=f"{arms} of {arms} runs left") as error:
         carry_out(plan, request)
     assert error.value.signal == number
     assert runs.failure(runs.of(plan.arms[0], plan)[0]) is None
