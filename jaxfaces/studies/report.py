@@ -1,5 +1,6 @@
 """Tables and pictures of studies, from their JSON files alone."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def rebuild(folder: Path, readme: Path | None) -> list[Path]:
     written = [path for each in studies for path in write(each, folder)]
     if readme is not None:
         text = readme.read_text(encoding="utf-8")
-        write_text(readme, with_overview(text, studies, folder))
+        place = Path(os.path.relpath(folder, readme.parent))
+        write_text(readme, with_overview(text, studies, place))
         written.append(readme)
     return written
 
@@ -58,7 +60,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
 
 
 def with_overview(text: str, studies: Sequence[Mapping], folder: Path) -> str:
-    """A page with the overview of studies between its markers."""
+    """A page with the overview of studies, in `folder` from there, between markers."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
@@ -108,7 +110,7 @@ def _page(result: Mapping[str, Any]) -> Iterator[str]:
     yield _budget(result) + "\n"
     yield _arms(result)
     yield f"![Learning curves and differences]({result['name']}.png)\n"
-    yield "What the columns mean: [docs/studies.md](../studies.md)."
+    yield "What the columns mean: `docs/studies.md`."
     yield from _failed(result)
     yield from _flags(result)
     yield from _tuning(result)

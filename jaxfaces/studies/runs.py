@@ -151,7 +151,7 @@ def carry_out(runs: Sequence[Run], plan: Plan, request: Request, say: Say) -> li
     waiting = left(runs, retry_failed=plan.settings.retry_failed)
     total, kills, waits = len(runs), Counter[Path](), False
     while waiting:
-        held = []
+        held, progress = [], False
         for run in waiting:
             _stop_if_asked(request, runs)
             try:
@@ -160,6 +160,7 @@ def carry_out(runs: Sequence[Run], plan: Plan, request: Request, say: Say) -> li
             except InUseError:
                 held.append(run)
                 continue
+            progress = True
             if outcome.startswith("killed"):
                 kills[run.folder] += 1
                 if kills[run.folder] < MOST_KILLS:
@@ -169,7 +170,6 @@ def carry_out(runs: Sequence[Run], plan: Plan, request: Request, say: Say) -> li
             done = total - len(left(runs))
             say(f"{run.label}: {outcome} ({done} of {total})")
             _stop_if_asked(request, runs)
-        progress = len(held) < len(waiting) or any(kills[run.folder] for run in held)
         waiting = held
         if waiting and not progress:
             if not plan.settings.wait:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from jaxfaces import study
 from jaxfaces.engine.errors import RunError
-from jaxfaces.studies import plan, report, results, runs
+from jaxfaces.studies import forecast, plan, report, results, runs
 
 ROOT = Path(__file__).parents[2]
 KEYS = set(
@@ -187,6 +187,25 @@ def test_a_dry_run_says_what_is_left_and_trains_nothing(
     assert len(made_up) == 3
     assert study.main([*words, "--dry_run", "--seeds=0"]) == 0
     assert "predicted time: 0 s" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_trials_and_probes_where_nothing_is_done(
+    words, made_up, capsys, monkeypatch
+):
+    # Seconds of start and end, of a step and of an evaluation.
+    monkeypatch.setattr(forecast, "probe", lambda *_: (5.0, 0.1, 1.0))
+    words = [*words, "--tune=lr=0.05,0.1", "--tune_steps=4"]
+    assert study.main([*words, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "tuning: 0 runs done, 6 left" in said
+    assert "final: 0 runs done, 6 left" in said
+    # 6 trials of 4 steps and 3 evaluations, 6 runs of 10 steps and 6 evaluations.
+    assert f"predicted time: {6 * (5 + 0.4 + 3) + 6 * (5 + 1 + 6):.0f} s" in said
+    assert not made_up
+    assert study.main(words) == 0
+    capsys.readouterr()
+    assert study.main([*words, "--dry_run"]) == 0
+    assert "final: 6 runs done, 0 left" in capsys.readouterr().out
 
 
 def test_smoke_is_one_seed_of_two_steps(trained, tmp_path, capsys):
