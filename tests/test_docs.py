@@ -93,3 +93,24 @@ def test_the_readme_names_files_that_exist():
 @pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 def test_no_page_has_a_gap_that_was_to_be_filled(page):
     assert not re.findall(r"^[A-Z]+_[A-Z_]+$", page.read_text(encoding="utf-8"), re.M)
+
+
+def test_the_page_on_the_metric_wing_works_from_top_to_bottom():
+    text = (ROOT / "docs" / "metric.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    names: dict = {}
+    exec("\n".join(blocks), names)  # the page is ours
+    assert np.isfinite(names["value"])
+    assert names["slope"].shape == names["embeddings"].shape
+
+
+def test_the_page_on_the_metric_wing_names_what_there_is():
+    import metric
+
+    text = (ROOT / "docs" / "metric.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"metric\.(\w+)\(", text))
+    named |= set(re.findall(r"`(\w+_(?:loss|measures|pairs))`", text))
+    assert {name for name in named if not hasattr(metric, name)} == set()
+    losses = {name for name in dir(metric) if name.endswith("_loss")}
+    assert losses <= set(re.findall(r"\w+_loss", text))

@@ -27,6 +27,7 @@ from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
 from jaxfaces.tasks.image_data import ImageData
 from jaxfaces.tasks.image_network import ImageNetwork
+from jaxfaces.tasks.label_noise import LabelNoise
 
 PLOT_POINTS, PLOT_CLASSES = 1000, 10  # drawn at most
 
@@ -45,15 +46,7 @@ class Retrieval:
     augmentation: ImageAugmentation = group(ImageAugmentation(), prefix="")
     network: ImageNetwork = group(ImageNetwork(), prefix="")
     objective: EmbeddingLoss = group(EmbeddingLoss(), prefix="")
-    label_noise: float = knob(
-        0.0, "Share of training labels that are made wrong.", lower=0.0, upper=0.99
-    )
-    label_noise_kind: str = knob(
-        "symmetric",
-        "A wrong label is any other class, or always the next.",
-        choices=("symmetric", "pair_flip"),
-    )
-    label_noise_seed: int = knob(0, "Which labels are wrong.", lower=0)
+    noise: LabelNoise = group(LabelNoise(), prefix="")
     classes_per_batch: int = knob(30, "Classes in a batch (P).", lower=1, upper=65536)
     images_per_class: int = knob(4, "Images of each of them (K).", lower=1, upper=65536)
     min_images: int = knob(1, "Leave classes with fewer images out.", lower=1)
@@ -107,7 +100,7 @@ class Retrieval:
         }
 
     def _balanced(self, source: Source, seed: int) -> Stream:
-        source = self._mislabelled(sources.relabel(source))
+        source = self.noise.applied(sources.relabel(source))
         read, labels = source.read, source.labels
         if self.rotated_classes:
             read = functools.partial(_read_turned, source)
@@ -123,16 +116,6 @@ class Retrieval:
         classes = len(np.unique(labels))
         counts = (len(labels), classes, sweep, source.skipped)
         return Stream(plan, read, *counts, source.in_memory)
-
-    def _mislabelled(self, source: Source) -> Source:
-        if not self.label_noise:
-            return source
-        make = {
-            "symmetric": metric.symmetric_noise,
-            "pair_flip": metric.pair_flip_noise,
-        }[self.label_noise_kind]
-        labels, _ = make(self.label_noise_seed, source.labels, self.label_noise)
-        return dataclasses.replace(source, labels=labels.astype(np.int32))
 
     def _ordered(self, source: Source) -> Stream:
         size = self.eval_batch_size

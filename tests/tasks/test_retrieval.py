@@ -111,7 +111,8 @@ def test_the_logged_loss_is_the_loss_of_the_embeddings(loss):
     state, batch = parts.start()["state"], parts.first_batch()
     metrics = parts.timeline.phases[0].step(state, batch, jax.random.key(0))[1]
     images = jnp.asarray(batch["train"]["image"]).astype(jnp.float32) / 255
-    embeddings, _ = task._net().apply(state.params, state.rest, images, train=True)
+    network = task.network.net(6)
+    embeddings, _ = network.apply(state.params, state.rest, images, train=True)
     labels = batch["train"]["label"]
     if loss == "ranked_list":
         expected = metric.ranked_list_loss(embeddings, labels, temperature=5.0)
@@ -234,6 +235,59 @@ def test_a_contact_sheet_never_shows_the_query_as_its_own_neighbour():
         np.testing.assert_array_equal(row, order[order != query][: len(row)])
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"loss": "multi_similarity", "miner": "distance_weighted", "memory": 32},
+        {"loss": "proxy_anchor", "branches": ("H", "M"), "label_noise": 0.3},
+        {
+            "loss": "osm_caa",
+            "classification": "confidence_weighted",
+            "attention_of": "logits",
+            "supervised": True,
+            "bias_lr_factor": 2.0,
+        },
+    ],
+)
+def test_every_kind_of_loss_trains_and_its_run_is_loaded(flags, tmp_path):
+    task = tiny(steps=2, pool="average", **flags)
+    summary = jaxfaces.run(task, tmp_path, eval_every=2, quiet=True, devices=1)
+    assert np.isfinite(summary["measures"]["validation"]["map_at_r"])
+    loaded = jaxfaces.load(tmp_path)
+    image = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    embeddings = loaded.apply(loaded.variables, {"image": image})
+    assert embeddings.shape == (2, 8 * len(flags.get("branches", "H")))
+
+
+def test_rates_of_class_vectors_and_of_biases_are_multiplied():
+    flags = {"loss": "none", "classification": "cross_entropy", "optimizer": "sgd"}
+    before, _, _, plain, _ = first_step(**flags)
+    _, _, _, faster, _ = first_step(
+        classes_lr_multiplier=3.0, bias_lr_factor=2.0, **flags
+    )
+    for name, factor in (("kernel", 3), ("bias", 6)):
+        start, one, other = (
+            state.params["classifier"]["H"][name] for state in (before, plain, faster)
+        )
+        np.testing.assert_allclose(other - start, factor * (one - start), rtol=1e-3)
+    np.testing.assert_array_equal(
+        plain.params["head"]["kernel"], faster.params["head"]["kernel"]
+    )
+
+
+def test_noise_moves_the_stated_share_of_training_labels_and_no_other():
+    clean = tiny().streams("train", 0)["train"].read
+    noisy = tiny(label_noise=0.25).streams("train", 0)["train"].read
+    rows = np.arange(len(tiny().data.split("train")))
+    changed = clean(rows)["label"] != noisy(rows)["label"]
+    assert changed.sum() == round(0.25 * len(rows))
+    held, same = (
+        task.streams("validation", 0)["images"].read(np.arange(12))["label"]
+        for task in (tiny(), tiny(label_noise=0.25))
+    )
+    np.testing.assert_array_equal(held, same)
+
+
 def test_bfloat16_trains(tmp_path):
     summary = jaxfaces.run(
         tiny(dtype="bfloat16", steps=4), tmp_path, eval_every=4, quiet=True, devices=1
@@ -246,7 +300,8 @@ def test_bfloat16_trains(tmp_path):
     [
         ({"recall_ks": (2, 4)}, "--recall_ks must contain 1"),
         ({"crop_size": 20}, "--crop_size=20 is larger than --image_size=16"),
-        ({"loss": "triplet"}, "--loss"),
+        ({"loss": "triple"}, "--loss"),
+        ({"supervised": True}, "--supervised needs"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(flags, message):
