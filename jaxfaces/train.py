@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxfaces.engine import commandline, config
-from jaxfaces.engine.options import Cluster, Options
+from jaxfaces.engine.options import Cluster, Options, smoke
 
 USAGE = """Trains a task and writes all it learns to a run directory.
 
@@ -47,15 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(command: Command, options: Options, cluster: Cluster, task: object) -> None:
     from jaxfaces.engine import distributed, loop, report
-    from jaxfaces.engine.errors import RunError
 
-    settings = config.as_flags(options)
     if command.smoke:
-        if not hasattr(task, "smoke"):
-            raise RunError(f"--smoke: {type(task).__name__} has no smoke()")
-        task = task.smoke()
-        task = config.replace(task, {"steps": 2})
-        settings |= {"eval_every": 2, "checkpoint_every": 1, "log_every": 1}
+        task, options = smoke(task, options)
+    settings = config.as_flags(options)
     with distributed.joined(cluster):
         summary = loop.run(task, command.workdir, **settings)
         if not options.quiet and distributed.is_main():

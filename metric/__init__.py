@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from metric.memory import Memory as Memory
     from metric.memory import empty_memory as empty_memory
     from metric.memory import enqueue as enqueue
-    from metric.memory import recall as recall
+    from metric.memory import references as references
     from metric.mining import distance_weighted_pairs as distance_weighted_pairs
     from metric.mining import hard_pairs as hard_pairs
     from metric.mining import multi_similarity_pairs as multi_similarity_pairs
@@ -86,7 +86,7 @@ _MODULES = {
     "proxy_anchor_loss": "proxy_anchor",
     "proxy_nca_loss": "margin_softmax",
     "ranked_list_loss": "ranked_list",
-    "recall": "memory",
+    "references": "memory",
     "reid_measures": "reid",
     "retrieval_measures": "retrieval",
     "semi_hard_pairs": "mining",

@@ -6,8 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from metric import distances
-from metric import pairs as pairs_lib
+from metric import distances, layout
 
 
 def class_aware_attention(
@@ -74,7 +73,7 @@ def class_aware_attention(
             rows = distances.products(rows, distances.at_least_float32(context_vectors))
         return _own_probability(rows, labels)
 
-    p = pairs_lib.by_blocks(one, (rows, labels), block_rows)
+    p = layout.by_blocks(one, (rows, labels), block_rows)
     if attention == "gauss":
         p = jnp.exp(-jnp.square((p - 1) / attention_width) / 2)
     return p if valid is None else jnp.where(valid, p, 0)

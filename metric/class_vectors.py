@@ -12,8 +12,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from metric import layout
 from metric import pairs as pairs_lib
-from metric.pairs import Pairs, Prepared, Reduction
+from metric.layout import Prepared
+from metric.pairs import Pairs, Reduction
 
 
 class Given(TypedDict, total=False):
@@ -68,7 +70,7 @@ def soft_labels(
         raise ValueError(f"classes must be 1 or more, got {classes}")
     check_range("smoothing", smoothing, 0, 1)
     chex.assert_rank(labels, 1, custom_message="labels are (rows,)")
-    check_columns(len(labels), labels=labels)
+    layout.check_columns(len(labels), labels=labels)
     rows = (1 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
     return jnp.where(_known(labels, classes)[:, None], rows, jnp.nan)
 
@@ -122,7 +124,7 @@ def prepare(
     """
     embeddings, class_vectors = jnp.asarray(embeddings), jnp.asarray(class_vectors)
     _check(embeddings, labels, class_vectors)
-    check_columns(len(embeddings), valid=valid, weights=weights)
+    layout.check_columns(len(embeddings), valid=valid, weights=weights)
     classes, is_soft = len(class_vectors), labels.ndim == 2
     dtype = jnp.result_type(embeddings, class_vectors, jnp.float32)
     ones = jnp.ones(len(embeddings), dtype)
@@ -133,7 +135,7 @@ def prepare(
     if valid is not None:
         weights = jnp.where(valid, weights, 0)
         soft = None if soft is None else jnp.where(valid[:, None], soft, 0)
-    return pairs_lib.prepare(
+    return layout.prepare(
         embeddings,
         None if is_soft else labels,
         extra=Targets(soft, weights),
@@ -163,16 +165,6 @@ def _known(labels: jax.Array, classes: int) -> jax.Array:
     return (labels >= 0) & (labels < classes)
 
 
-def check_columns(rows: int, **columns: jax.Array | None) -> None:
-    """Raises unless every column has a number a row, and labels integers."""
-    for name, column in columns.items():
-        if column is not None:
-            wanted = f"{name}: one a row, ({rows},)"
-            chex.assert_shape(column, (rows,), custom_message=wanted)
-            if name == "labels":
-                chex.assert_type(column, int, custom_message="labels are integers")
-
-
 def _check(embeddings: jax.Array, labels: jax.Array, class_vectors: jax.Array) -> None:
     chex.assert_rank(embeddings, 2, custom_message="embeddings are (rows, width)")
     rows, width = embeddings.shape
@@ -188,4 +180,4 @@ def _check(embeddings: jax.Array, labels: jax.Array, class_vectors: jax.Array) -
         wanted = f"soft labels are (rows, classes), ({rows}, {classes})"
         chex.assert_shape(labels, (rows, classes), custom_message=wanted)
     else:
-        check_columns(rows, labels=labels)
+        layout.check_columns(rows, labels=labels)

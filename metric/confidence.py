@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from metric import class_vectors, margin_softmax
+from metric import class_vectors, layout, margin_softmax
 from metric import pairs as pairs_lib
 from metric.pairs import Reduction
 
@@ -85,4 +85,4 @@ def _check(logits: jax.Array, labels: jax.Array, valid: jax.Array | None) -> Non
     chex.assert_rank(logits, 2, custom_message="logits are (rows, classes)")
     if logits.shape[1] == 0:
         raise ValueError("logits must have one class or more, got none")
-    class_vectors.check_columns(len(logits), labels=labels, valid=valid)
+    layout.check_columns(len(logits), labels=labels, valid=valid)

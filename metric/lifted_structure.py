@@ -5,6 +5,7 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 
+from metric import layout
 from metric import pairs as pairs_lib
 from metric.pairs import Given, Pairs, Reduction, Term
 
@@ -65,7 +66,7 @@ def _crowds(
     """Sums of exp(-d) over the negatives of each query (B,) and each reference (G,)."""
     # Blocks are filled up with rows that must not reach the sums of the references.
     there = jnp.ones(len(embeddings), bool)
-    ready = pairs_lib.prepare(embeddings, labels, extra=there, **given)
+    ready = layout.prepare(embeddings, labels, extra=there, **given)
 
     def rows(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
         # d is at most 2, so that the plain sum neither overflows nor vanishes.
@@ -75,5 +76,5 @@ def _crowds(
 
     own, theirs = pairs_lib.over_blocks(rows, ready)
     if given.get("ref") is None:
-        return own, pairs_lib.gathered(own, ready.axis_name)
+        return own, layout.gathered(own, ready.axis_name)
     return own, ready.sum(theirs)

@@ -88,10 +88,10 @@ def enqueue(
     return new, jnp.where(there, places, -1)
 
 
-def recall(memory: Memory, positions: jax.Array | None = None) -> Given:
+def references(memory: Memory, positions: jax.Array | None = None) -> Given:
     """Keywords that compare a batch with the memory, in any loss over pairs.
 
-    `loss(x, y, **recall(memory, positions))`; the memory is constant to the gradient.
+    `loss(x, y, **references(memory, positions))`; no gradient reaches the memory.
 
     Args:
       memory: from `enqueue`.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from metric import class_vectors as class_vectors_lib
 from metric import pairs as pairs_lib
 from metric.class_vectors import Given
-from metric.pairs import Pairs, Prepared, Reduction
+from metric.layout import Prepared
+from metric.pairs import Pairs, Reduction
 
 
 def proxy_anchor_loss(

@@ -5,6 +5,7 @@ from typing import Any, Literal, Unpack
 import jax
 import jax.numpy as jnp
 
+from metric import layout
 from metric import pairs as pairs_lib
 from metric.pairs import Given, Pairs, Reduction
 
@@ -120,7 +121,7 @@ def _by_mass(
     rows: Any, embeddings: Any, labels: Any, reduction: Reduction, given: Given
 ) -> jax.Array:
     """Queries weighed by the share of the batch's raw pair weights that is theirs."""
-    ready = pairs_lib.prepare(embeddings, labels, **given)
+    ready = layout.prepare(embeddings, labels, **given)
     paid, log_mass = pairs_lib.over_blocks(rows, ready)
     log_mass = jax.lax.stop_gradient(log_mass)
     log_mass = jnp.where(ready.counted > 0, log_mass, -jnp.inf)

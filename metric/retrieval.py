@@ -1,7 +1,7 @@
 """Exact retrieval measures and nearest neighbours, one block of queries at a time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ def retrieval_measures(
     block_size: int | None = None,
     count_singletons: bool = False,
     mesh: Mesh | None = None,
+    per_query: bool = False,
 ) -> dict[str, Any]:
     """How well items of the same class are ranked first by cosine similarity.
 
@@ -46,10 +47,13 @@ def retrieval_measures(
       mesh: devices over which the gallery is split, each holding and searching its
         part of the rows; None is the default device. Similarities, and so the ranking,
         are those of one device, up to the rounding of the matrix products.
+      per_query: also return the values of each query, of which the measures are means.
 
     Returns:
       `recall_at_k` {k: mean}, `map_at_r`, `r_precision`, `mrr`, all in [0, 1], and
       `num_dropped`, the number of queries left out. Means over no query are NaN.
+      With `per_query` also `per_query`: the first four with arrays (Q,) in place of
+      the means, NaN where a query is left out.
 
     Raises:
       ValueError: lengths or widths disagree, embeddings are not finite, or `ks` or
@@ -88,13 +92,21 @@ def retrieval_measures(
     def mean(values: np.ndarray) -> float:
         return float(np.sum(values) / counted) if counted else math.nan
 
-    return {
-        "recall_at_k": {k: mean(rank <= k) for k in ks},
-        "map_at_r": mean(average_precision),
-        "r_precision": mean(r_precision),
-        "mrr": mean(1 / rank),
-        "num_dropped": len(relevant) - counted,
-    }
+    def each(values: np.ndarray) -> np.ndarray:
+        every = np.full(len(relevant), 0.0 if count_singletons else np.nan)
+        every[order] = values
+        return every
+
+    def reduced(reduce: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+        return {
+            "recall_at_k": {k: reduce(rank <= k) for k in ks},
+            "map_at_r": reduce(average_precision),
+            "r_precision": reduce(r_precision),
+            "mrr": reduce(1 / rank),
+        }
+
+    found = reduced(mean) | {"num_dropped": len(relevant) - counted}
+    return found | {"per_query": reduced(each)} if per_query else found
 
 
 def nearest_neighbours(

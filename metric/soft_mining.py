@@ -5,6 +5,7 @@ from typing import Any, Literal, Unpack, cast
 import jax
 import jax.numpy as jnp
 
+from metric import layout
 from metric import pairs as pairs_lib
 from metric.attention import class_aware_attention
 from metric.pairs import Given, Pairs, Reduction, Term
@@ -163,7 +164,7 @@ def online_soft_mining(
             jnp.where(pairs.negative, pairs.weighed(pairs.negative) * near, 0),
         )
 
-    return pairs_lib.over_blocks(rows, pairs_lib.prepare(embeddings, labels, **given))
+    return pairs_lib.over_blocks(rows, layout.prepare(embeddings, labels, **given))
 
 
 def _attention_of_both(
@@ -187,7 +188,7 @@ def _attention_of_both(
     )
     ref, ref_labels = given.get("ref"), given.get("ref_labels")
     if ref is None:
-        return own, pairs_lib.gathered(own, given.get("axis_name"))
+        return own, layout.gathered(own, given.get("axis_name"))
     if ref_labels is None or (ref_logits is None) != (logits is None):
         raise ValueError(
             "attention of ref= needs ref_labels=, and ref_logits= with logits="
@@ -219,7 +220,7 @@ def _pair_count(
     embeddings: jax.Array, labels: jax.Array | None, given: Given
 ) -> jax.Array:
     """Pairs that take part; in a batch before itself each is seen from both ends."""
-    ready = pairs_lib.prepare(jax.lax.stop_gradient(embeddings), labels, **given)
+    ready = layout.prepare(jax.lax.stop_gradient(embeddings), labels, **given)
     seen = pairs_lib.over_blocks(
         lambda pairs: jnp.sum(pairs.weighed(pairs.positive | pairs.negative), axis=1),
         ready,

@@ -88,8 +88,10 @@ def occurrences(
     Both (b, G) arrays have the same row sums, up to rounding: they come from the same
     comparisons.
     """
-    d, positives, negatives = jax.lax.stop_gradient(
-        (d, pairs.weighed(pairs.positive), pairs.weighed(pairs.negative))
+    d = jax.lax.stop_gradient(d)
+    positives, negatives = (
+        jax.lax.stop_gradient(pairs.weighed(mask)).astype(d.dtype)
+        for mask in (pairs.positive, pairs.negative)
     )
     longest = jnp.max(jnp.sum(positives > 0, axis=1), initial=0)
     semi = kind == "semihard"

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("jaxfaces", "augment", "metric", "finance")
 GROUND = {"imaging", "models", "data", "engine"}
-COMMANDS = {"train", "evaluate", "export", "registry"}
+COMMANDS = {"train", "evaluate", "export", "registry", "study"}
 
 
 def modules():
@@ -59,6 +59,15 @@ def test_data_and_models_do_not_know_the_engine():
         if part(name) in ("data", "models", "imaging") and name.startswith("jaxfaces."):
             if target.startswith("jaxfaces."):
                 assert part(target) != "engine", f"{name} imports {target}"
+
+
+def test_studies_stand_on_engine_and_imaging_and_only_their_command_knows_them():
+    below = {"studies", "engine", "imaging"}
+    for name, target in EDGES:
+        if name.startswith("jaxfaces.studies") and target.startswith("jaxfaces."):
+            assert part(target) in below, f"{name} imports {target}"
+        if target.startswith("jaxfaces.studies"):
+            assert part(name) in {"studies", "study"}, f"{name} imports {target}"
 
 
 def test_only_commands_import_tasks():

@@ -17,6 +17,7 @@ from jaxfaces.engine import echoes, flagfiles
 from jaxfaces.engine.errors import Interrupted, RunError, UsageError
 
 MOST_TEXT = 1000
+ERROR = "jaxfaces:"
 HELP = ("-h", "--h", "-help", "--help", "--helpshort", "--helpfull")
 
 
@@ -291,5 +292,5 @@ def fail(error: Exception, code: int) -> int:
         text = f"{text[: MOST_TEXT // 2]} … {text[-MOST_TEXT // 2 :]}"
     # What a file or a user wrote may steer a terminal.
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    print(f"jaxfaces: {text}", file=sys.stderr)
+    print(f"{ERROR} {text}", file=sys.stderr)
     return code

@@ -9,6 +9,10 @@ class RunError(RuntimeError):
     """A run that cannot begin or go on."""
 
 
+class InUseError(RunError):
+    """Another process holds the directory."""
+
+
 class CheckpointError(RunError):
     """A checkpoint that is missing or cannot be read back."""
 

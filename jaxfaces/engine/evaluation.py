@@ -62,6 +62,21 @@ def measure(
     return results
 
 
+def classwise(
+    program: Program, state: Any, streams: Mapping[str, Stream], options: Options
+) -> dict[str, np.ndarray]:
+    """The task's measures of each class, (seeds, classes); {} if it has none."""
+    if not hasattr(program.task, "classwise"):
+        return {}
+    sweeps = {name: Sweep(stream, options) for name, stream in streams.items()}
+    found = []
+    for seed in range(program.seeds):
+        one = program.state_of(state, seed)
+        predict = program.predictor(program.variables(one))
+        found.append(program.task.classwise(one, predict, sweeps, program.sizes))
+    return {name: np.stack([each[name] for each in found]) for name in found[0]}
+
+
 def draw(
     program: Program, state: Any, streams: Mapping[str, Stream], options: Options
 ) -> Mapping[str, Any]:

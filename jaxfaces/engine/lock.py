@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxfaces.engine.errors import RunError
+from jaxfaces.engine.errors import InUseError
 
 NAME = ".lock"
+IN_USE = "is in use by"
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
+def held(
+    folder: Path, *, warn: Callable[[str], None], name: str = NAME
+) -> Iterator[int]:
     """Holds the run directory for this process; the system frees it when that ends.
 
     An advisory lock of the operating system on `folder/.lock`: it goes with its owner,
@@ -24,18 +27,22 @@ def held(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
     Args:
       folder: an existing run directory.
       warn: gets a line where the file system has no locks.
+      name: of the lock file.
+
+    Yields:
+      The file descriptor; a child that inherits it holds the lock too.
 
     Raises:
-      RunError: another process trains there; the message says which.
+      InUseError: another process trains there; the message says which.
     """
-    with (folder / NAME).open("a+", encoding="utf-8", errors="replace") as file:
+    with (folder / name).open("a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read(200).strip() or "another process"
-            raise RunError(
-                f"--workdir={folder} is in use by {owner}; wait for it, stop it, or "
+            raise InUseError(
+                f"--workdir={folder} {IN_USE} {owner}; wait for it, stop it, or "
                 "choose another folder"
             ) from error
         except OSError as error:
@@ -46,4 +53,4 @@ def held(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {platform.node()} since {since}\n")
         file.flush()
-        yield
+        yield file.fileno()

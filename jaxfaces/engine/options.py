@@ -1,8 +1,10 @@
 """What the engine itself can be told, the same for every task."""
 
 import dataclasses
+from typing import Any
 
-from jaxfaces.engine.config import knob
+from jaxfaces.engine.config import knob, replace
+from jaxfaces.engine.errors import RunError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Options:
         "Make runs on a GPU equal bit for bit; slower (they are on a CPU anyway).",
     )
     test: bool = knob(False, "Measure the test split too, once, after the last step.")
+    classwise: bool = knob(
+        False,
+        "Write the last measures class by class too, where the task has them: to "
+        "classwise.npz.",
+        runtime=True,
+    )
     log_every: int = knob(50, "Steps between lines of the log.", lower=1, runtime=True)
     keep: int = knob(
         2, "Newest checkpoints to keep, beside the best.", lower=1, runtime=True
@@ -102,6 +110,18 @@ class Options:
     def stream_seed(self) -> int:
         """The seed that the order of the data follows."""
         return self.seed if self.data_seed < 0 else self.data_seed
+
+
+def smoke(task: Any, options: Options) -> tuple[Any, Options]:
+    """The run of two steps on made-up data that `--smoke` stands for.
+
+    Raises:
+      RunError: the task has no such form.
+    """
+    if not hasattr(task, "smoke"):
+        raise RunError(f"--smoke: {type(task).__name__} has no smoke()")
+    every = {"eval_every": 2, "checkpoint_every": 1, "log_every": 1}
+    return replace(task.smoke(), {"steps": 2}), replace(options, every)
 
 
 @dataclasses.dataclass(frozen=True)

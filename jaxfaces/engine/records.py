@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxfaces.engine import config, distributed, evaluation, report, variables
 from jaxfaces.engine.assembly import Assembly
+from jaxfaces.engine.files import replacing
 from jaxfaces.engine.logs import Log, Progress, Silence
 from jaxfaces.engine.rundir import RunDir
 
@@ -83,6 +84,8 @@ class Records:
     def finish(self, step: int, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Measures the test split if asked to, and writes the summary."""
         test = self._test(step, tree["state"]) if self._options.test else {}
+        if self._options.classwise:
+            self._classwise(tree["state"])
         summary = report.summarize(
             self.parts, self.meta, test, tree["health"], self._left_out
         )
@@ -107,6 +110,15 @@ class Records:
             self._log(step, split, measures)
         self._draw(state, streams, "test_")
         return found
+
+    def _classwise(self, state: Any) -> None:
+        """Writes the measures of each class of the test split, else of validation."""
+        test = self.parts.evaluation_streams("test") if self._options.test else {}
+        streams = test or self.validation
+        found = evaluation.classwise(self._program, state, streams, self._options)
+        if found and self._writes:
+            with replacing(self.folder.classwise) as path, path.open("wb") as file:
+                np.savez(file, allow_pickle=False, **found)
 
     def _measure(self, state: Any, streams: Mapping) -> list[dict[str, float]]:
         # Those of process 0 for all: their last digits may choose the best state.

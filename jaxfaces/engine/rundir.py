@@ -61,6 +61,11 @@ class RunDir:
         return self.folder / f"{name}{f'_{seed}' if seed else ''}.safetensors"
 
     @property
+    def classwise(self) -> Path:
+        """The last measures class by class, arrays (seeds, classes) by name."""
+        return self.folder / "classwise.npz"
+
+    @property
     def begun(self) -> bool:
         """Whether there is a checkpoint; until then every flag may still change."""
         if not self.checkpoints.exists():

@@ -67,10 +67,11 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `smoke`, `sharding` and `imported` may be left out; so may
-    `with_variables`, for a state made by `engine.steps`, and, where
-    `python -m jaxfaces.predict` shall not serve the task, `read_files`, `write` and
-    `read_outputs`.
+    `figures`, `classwise`, `smoke`, `sharding` and `imported` may be left out; so may
+    `examples_per_step`, how many examples a step reads, which a study compares between
+    its arms and otherwise takes from a knob `batch_size`; so may `with_variables`, for
+    a state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
+    serve the task, `read_files`, `write` and `read_outputs`.
     """
 
     steps: int
@@ -123,6 +124,11 @@ class Task(Protocol):
         self, state: Any, predict: Callable, batches: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Pictures by name: matplotlib figures, PIL images or (H, W[, C]) arrays."""
+
+    def classwise(
+        self, state: Any, predict: Callable, batches: Mapping[str, Any], sizes: Sizes
+    ) -> Mapping[str, Any]:
+        """Measures of each class of a split by name: arrays (C,), classes in order."""
 
     def smoke(self) -> "Task":
         """The same task in tiny, on made-up data, for a run of two steps."""

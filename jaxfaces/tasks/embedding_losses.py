@@ -175,7 +175,7 @@ class EmbeddingLoss:
                 new, place = metric.enqueue(
                     metric.Memory(**memory[name]), x, rows["label"], rows["valid"]
                 )
-                refs = dict(metric.recall(new, place))
+                refs = dict(metric.references(new, place))
                 after[name] = new._asdict()
             scores = logits or self._scores(params, name, x)
             for each in scores:

@@ -21,6 +21,7 @@ from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
 from jaxfaces.models import branches
+from jaxfaces.tasks import retrieval_classes
 from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
@@ -231,6 +232,18 @@ class Retrieval:
             )
         dropped = found.pop("num_dropped")
         return main | recalls | found | ({"num_dropped": dropped} if dropped else {})
+
+    def classwise(
+        self, state: Any, predict: Callable, batches: Mapping, sizes: Any
+    ) -> dict[str, np.ndarray]:
+        """R@1 and MAP@R over the queries of each class, in the order of the labels."""
+        embedded = [collect(predict, sweep) for sweep in batches.values()]
+        return retrieval_classes.measures(embedded)
+
+    @property
+    def examples_per_step(self) -> int:
+        """Images that a step reads."""
+        return self.classes_per_batch * self.images_per_class
 
     def figures(
         self, state: Any, predict: Callable, batches: Mapping

@@ -20,6 +20,8 @@ LOSSES = {
     "proxy_anchor": (metric.proxy_anchor_loss, {"margin": 0.15, "alpha": 8.0}),
 }
 by_loss = pytest.mark.parametrize("name", LOSSES)
+# The softmax losses differ in one line; what the frame does is tested with one.
+by_frame = pytest.mark.parametrize("name", ["arcface", "proxy_anchor"])
 by_kind = pytest.mark.parametrize("kind", ["labels", "soft"])
 
 
@@ -152,7 +154,7 @@ def test_value_and_gradients_equal_the_equations(name, kind):
                 np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
 
 
-@by_loss
+@by_frame
 @by_kind
 def test_unreduced_values_are_the_shares_of_the_loss(name, kind):
     x, targets, v, weights = _batch(3)
@@ -167,7 +169,7 @@ def test_unreduced_values_are_the_shares_of_the_loss(name, kind):
         np.testing.assert_allclose(a / divisor, b, atol=1e-12)
 
 
-@by_loss
+@by_frame
 def test_soft_rows_of_one_class_are_labels(name):
     x, targets, v, _ = _batch(4)
     f = _compiled(name)
@@ -180,19 +182,17 @@ def test_soft_rows_of_one_class_are_labels(name):
     )
 
 
-@by_loss
+@by_frame
 def test_a_weight_counts_as_so_many_examples(name):
     x, targets, v, _ = _batch(5)
-    times = np.array([1, 2, 1, 3, 1, 0, 1, 2, 1])
-    f = functools.partial(LOSSES[name][0], **LOSSES[name][1])
-    labels = targets["labels"]
-    value = f(x.astype("f"), labels, v.astype("f"), weights=times.astype("f"))
+    times, labels = np.array([1, 2, 1, 3, 1, 0, 1, 2, 1]), targets["labels"]
+    value, _ = _compiled(name)(x, labels, v, weights=times)
     x, labels = np.repeat(x, times, 0), np.repeat(labels, times)
-    again = f(x.astype("f"), labels, v.astype("f"))
+    again, _ = _compiled(name)(x, labels, v)
     np.testing.assert_allclose(value, again, rtol=1e-5)
 
 
-@by_loss
+@by_frame
 @by_kind
 @pytest.mark.parametrize("filling", [0.0, np.nan, np.inf])
 def test_padding_rows_change_nothing(name, kind, filling):
@@ -217,16 +217,16 @@ def test_padding_rows_change_nothing(name, kind, filling):
     assert (values[~valid] == 0).all()
 
 
-@by_loss
-@by_kind
-def test_blocks_of_rows_change_nothing(name, kind):
+@by_frame
+def test_blocks_of_rows_change_nothing(name):
     x, targets, v, weights = _batch(7)
+    labels = targets["labels"]
     given = {"weights": weights, "valid": np.arange(9) % 4 > 0}
     for reduction in ("mean", "none"):
         with jax.enable_x64(True):
             chex.assert_trees_all_close(
-                _compiled(name, reduction, block_rows=4)(x, targets[kind], v, **given),
-                _compiled(name, reduction)(x, targets[kind], v, **given),
+                _compiled(name, reduction, block_rows=4)(x, labels, v, **given),
+                _compiled(name, reduction)(x, labels, v, **given),
                 rtol=1e-12,
                 atol=1e-12,
             )
@@ -235,11 +235,7 @@ def test_blocks_of_rows_change_nothing(name, kind):
 @pytest.mark.parametrize(
     ("name", "kind", "block_rows"),
     [(name, "labels", None) for name in LOSSES]
-    + [
-        ("arcface", "soft", None),
-        ("arcface", "labels", 2),
-        ("proxy_anchor", "soft", 2),
-    ],
+    + [("arcface", "soft", 2), ("proxy_anchor", "soft", 2)],
 )
 def test_batch_split_over_devices_equals_one(name, kind, block_rows):
     loss, settings = LOSSES[name]
@@ -287,7 +283,7 @@ def test_order_names_and_lengths_do_not_matter(name):
     np.testing.assert_allclose(np.sum(x * slope, 1), 0, atol=1e-12)
 
 
-@by_loss
+@by_frame
 @by_kind
 def test_zero_rows_and_vectors_give_finite_values_and_no_gradient_of_theirs(name, kind):
     x, targets, v, _ = _batch(10)
@@ -297,7 +293,7 @@ def test_zero_rows_and_vectors_give_finite_values_and_no_gradient_of_theirs(name
     assert (slope[2] == 0).all() and (moved[1] == 0).all()
 
 
-@by_loss
+@by_frame
 @by_kind
 @pytest.mark.parametrize("of", ["classes", "valid rows", "rows"])
 def test_one_class_and_batches_of_nothing_stay_finite(name, kind, of):
@@ -318,7 +314,7 @@ def test_one_class_and_batches_of_nothing_stay_finite(name, kind, of):
         assert value == 0 and all((slope == 0).all() for slope in slopes)
 
 
-@by_loss
+@by_frame
 @by_kind
 @pytest.mark.parametrize("where", ["row", "vector", "weight"])
 def test_nan_in_what_counts_is_seen(name, kind, where):
@@ -327,7 +323,7 @@ def test_nan_in_what_counts_is_seen(name, kind, where):
     assert np.isnan(_compiled(name)(x, targets[kind], v, weights=weights)[0])
 
 
-@by_loss
+@by_frame
 @pytest.mark.parametrize("label", [-1, 4])
 def test_a_label_without_class_vector_is_seen_as_nan(name, label):
     x, targets, v, _ = _batch(13)
@@ -335,7 +331,7 @@ def test_a_label_without_class_vector_is_seen_as_nan(name, label):
     assert np.isnan(_compiled(name)(x, targets["labels"], v)[0])
 
 
-@by_loss
+@by_frame
 def test_half_precision_is_computed_in_float32(name):
     x, targets, v, _ = _batch(14)
     half = [jnp.asarray(a, jnp.bfloat16) for a in (x, v)]

@@ -72,7 +72,7 @@ def test_a_loss_sees_all_that_is_remembered_but_no_item_itself():
     for step in range(3):
         memory, where = metric.enqueue(memory, x[step], labels[step])
         loss = metric.contrastive_loss(
-            x[step], labels[step], **metric.recall(memory, where)
+            x[step], labels[step], **metric.references(memory, where)
         )
         refs, names, there, places = _remembered(memory, where)
         paid = {True: [], False: []}
@@ -95,7 +95,7 @@ def test_ranked_list_of_a_memory_that_holds_the_batch_alone_is_that_of_the_batch
     def with_memory(x):
         new, where = metric.enqueue(memory, x, labels, valid)
         return metric.ranked_list_loss(
-            x, labels, valid=valid, **metric.recall(new, where)
+            x, labels, valid=valid, **metric.references(new, where)
         )
 
     def alone(x):
@@ -114,7 +114,7 @@ def test_no_gradient_flows_into_the_memory():
 
     def remembered(x, memory):
         new, where = metric.enqueue(memory, x, labels)
-        loss = metric.contrastive_loss(x, labels, **metric.recall(new, where))
+        loss = metric.contrastive_loss(x, labels, **metric.references(new, where))
         return loss, new
 
     def total(x, embeddings):
@@ -137,7 +137,7 @@ def test_context_vectors_weigh_what_is_remembered():
     memory, _ = metric.enqueue(metric.empty_memory(9, 3), x[0], labels[0])
     memory, where = metric.enqueue(memory, x[1], labels[1])
     f = functools.partial(metric.osm_caa_loss, context_vectors=context)
-    value = f(x[1], labels[1], **metric.recall(memory, where))
+    value = f(x[1], labels[1], **metric.references(memory, where))
     both = np.concatenate([x[1], x[0]]), np.concatenate([labels[1], labels[0]])
     wanted = f(
         x[1], labels[1], ref=both[0], ref_labels=both[1], itself=jnp.arange(4)
@@ -149,7 +149,7 @@ def _step(memory, batch):
     x, labels, valid = batch
     memory, where = metric.enqueue(memory, x, labels, valid)
     return memory, metric.ranked_list_loss(
-        x, labels, valid=valid, **metric.recall(memory, where)
+        x, labels, valid=valid, **metric.references(memory, where)
     )
 
 
@@ -182,7 +182,11 @@ def test_memory_before_a_batch_split_over_devices():
 
     def loss(x, labels, valid, where, memory, axis_name=None):
         return metric.contrastive_loss(
-            x, labels, valid=valid, axis_name=axis_name, **metric.recall(memory, where)
+            x,
+            labels,
+            valid=valid,
+            axis_name=axis_name,
+            **metric.references(memory, where),
         )
 
     split = jax.shard_map(
@@ -210,7 +214,7 @@ def test_agrees_with_pytorch_metric_learning():
     for x, labels, _ in zip(*_batches(6)):
         memory, where = metric.enqueue(memory, x, labels)
         ours = jax.value_and_grad(metric.contrastive_loss)(
-            jnp.asarray(x), labels, **metric.recall(memory, where)
+            jnp.asarray(x), labels, **metric.references(memory, where)
         )
         rows = torch.tensor(x, requires_grad=True)
         value = theirs(rows, torch.tensor(labels))

@@ -176,6 +176,25 @@ def test_no_query_left_gives_nan_and_no_warning():
     assert counted["mrr"] == 0 and counted["num_dropped"] == 0
 
 
+@pytest.mark.parametrize("singletons", [False, True])
+def test_measures_are_the_means_of_their_values_by_query(singletons):
+    rng = np.random.default_rng(3)
+    units, labels = _exact_units(rng, 37), np.minimum(rng.geometric(0.15, 37), 12)
+    measured = retrieval.retrieval_measures(
+        units, labels, per_query=True, count_singletons=singletons
+    )
+    values = measured.pop("per_query")
+    alone = np.bincount(labels)[labels] == 1
+    assert 0 < alone.sum() < len(labels)
+    for name in ("map_at_r", "r_precision", "mrr"):
+        bad = np.isnan(values[name]) if not singletons else values[name] == 0
+        assert values[name].shape == (37,) and bad[alone].all()
+        assert np.nanmean(values[name]) == pytest.approx(measured[name])
+    for k, hits in values["recall_at_k"].items():
+        assert np.nanmean(hits) == pytest.approx(measured["recall_at_k"][k])
+    _assert_same(measured, _oracle(units, labels, singletons=singletons))
+
+
 def test_k_beyond_the_gallery_takes_all_of_it():
     measured = retrieval.retrieval_measures(np.eye(3), [0, 0, 1], ks=(1000,))
     assert measured["recall_at_k"] == {1000: 1.0}

@@ -28,6 +28,19 @@ def test_sorting_counts_the_triplets_that_walking_does(kind, monkeypatch):
     chex.assert_trees_all_close(*results, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["all", "semihard", "hard"])
+def test_mapped_over_batches_with_whole_numbers_as_weights(kind):
+    batches = [batch(seed) for seed in range(3)]
+    x, labels = (np.stack(column) for column in zip(*batches))
+    x, weights = x.astype("f"), np.arange(100).reshape(10, 10) % 3
+    f = functools.partial(metric.triplet_loss, kind=kind, weights=weights)
+    alone = jax.jit(jax.value_and_grad(f))
+    mapped = jax.jit(jax.vmap(jax.value_and_grad(f)))(x, labels)
+    for i in range(3):
+        found = jax.tree.map(lambda a, i=i: a[i], mapped)
+        chex.assert_trees_all_close(found, alone(x[i], labels[i]), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["all", "semihard"])
 def test_pulls_and_pushes_balance_where_distances_are_equal(kind, monkeypatch):
     """Integer points have many ties; a tie must be seen alike from both sides."""

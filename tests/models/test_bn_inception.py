@@ -22,6 +22,17 @@ def shapes(module, side, method=None):
     return jax.eval_shape(run)
 
 
+def filled(module, images):
+    """Variables without running `init`, which would have to compile."""
+    rng = np.random.default_rng(0)
+    shaped = jax.eval_shape(
+        lambda x: module.init(jax.random.key(0), x, train=False), images
+    )
+    return jax.tree.map(
+        lambda x: rng.uniform(0.1, 1.0, x.shape).astype(np.float32), shaped
+    )
+
+
 @pytest.mark.parametrize("side", [224, 227])
 def test_the_stages_are_those_of_the_table(side):
     module = BNInception()
@@ -56,7 +67,7 @@ def test_weights_ported_to_torch_have_wider_projections():
     assert count + biases == 11_295_240 - 1_025_000
 
 
-@pytest.mark.parametrize("side", [200, 33, 100])
+@pytest.mark.parametrize("side", [200, 72])
 def test_sides_that_cannot_be_halved_alike_are_refused(side):
     with pytest.raises(ValueError, match=f"images of {side} pixels a side"):
         shapes(BNInception(width=4), side)
@@ -91,28 +102,24 @@ def test_the_branches_at_227_pixels_have_the_sizes_of_the_table():
 
 def test_embeddings_lie_side_by_side_as_high_low_middle():
     images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
-    how = {"size": 5, "width": 8, "dtype": "float32"}
-    module = embedder.make("bn_inception", levels=("L", "M", "H"), **how)
-    variables = module.init(jax.random.key(1), images, train=False)
-    whole = module.apply(variables, images, train=False)
+
+    def apply(levels, variables):
+        module = embedder.make("small", size=5, width=4, dtype="float32", levels=levels)
+        return jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, images)
+
+    module = embedder.make("small", size=5, width=4, dtype="float32", levels="LMH")
+    variables = filled(module, images)
+    whole = apply("LMH", variables)
     parts = embedder.split(whole, ("M", "L", "H"))
     assert list(parts) == ["H", "L", "M"]
     np.testing.assert_array_equal(np.concatenate(list(parts.values()), 1), whole)
     for level, part in parts.items():
-        alone = embedder.make("bn_inception", levels=(level,), **how)
-        inside = variables["params"]["backbone"], variables["batch_stats"]["backbone"]
-        names = ("head",) if level == "H" else (level,)
-        found = alone.apply(
-            {
-                "params": {"backbone": inside[0]}
-                | {name: variables["params"][name] for name in names},
-                "batch_stats": {"backbone": inside[1]}
-                | {n: x for n, x in variables["batch_stats"].items() if n == level},
-            },
-            images,
-            train=False,
-        )
-        np.testing.assert_allclose(found, part, rtol=1e-5)
+        kept = {"backbone", "head" if level == "H" else level}
+        alone = {
+            kind: {name: x for name, x in tree.items() if name in kept}
+            for kind, tree in variables.items()
+        }
+        np.testing.assert_allclose(apply((level,), alone), part, rtol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [(), ("H", "H"), ("S",)])
@@ -122,20 +129,21 @@ def test_branches_that_do_not_exist_are_refused(levels):
 
 
 class SupervisedTest(chex.TestCase):
-    @chex.all_variants(with_pmap=False)
+    @chex.variants(with_jit=True)
     def test_it_gives_the_middle_features_and_three_logits(self):
-        backbone = embedder.make_backbone("bn_inception", width=8)
+        backbone = embedder.make_backbone("small", width=4)
         module = branches.DeeplySupervised(backbone, 7, reduced=4, hidden=12)
-        images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
-        variables = module.init(jax.random.key(1), images, train=False)
-        apply = self.variant(lambda v, x: module.apply(v, x, train=False))
-        found = apply(variables, images)
+        images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+        variables = filled(module, images)
+        found = self.variant(lambda v, x: module.apply(v, x, train=False))(
+            variables, images
+        )
         chex.assert_shape(found.embedding, (2, 12))
         assert [x.shape for x in found.logits] == [(2, 7)] * 3
         chex.assert_tree_all_finite(found)
         layer = variables["params"]["classifier2"]
         logits = found.embedding @ layer["kernel"] + layer["bias"][None]
-        np.testing.assert_allclose(found.logits[1], logits, atol=1e-5)
+        np.testing.assert_allclose(found.logits[1], logits, rtol=1e-5)
 
 
 def test_the_released_auxiliary_network_has_1024_features_on_three_levels():
@@ -161,16 +169,18 @@ def test_colours_are_taken_as_caffe_or_imagenet_did():
         layers.standardize(jnp.asarray(pixel), "bgr")
 
 
-@pytest.mark.parametrize("cpu_conv", ["auto", "on"])
-def test_forms_for_a_cpu_and_half_precision_are_close(cpu_conv):
+def test_forms_for_a_cpu_are_close():
     images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
-    plain = BNInception(width=8)
-    variables = plain.init(jax.random.key(1), images, train=False)
-    want = plain.apply(variables, images, train=False)
-    other = BNInception(width=8, cpu_conv=cpu_conv)
-    found = other.apply(variables, images, train=False)
-    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
-    half = BNInception(width=8, dtype=jnp.bfloat16)
-    found = half.apply(variables, images, train=False)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, want, atol=0.05 * float(jnp.abs(want).max()))
+    variables = filled(BNInception(width=4), images)
+    plain, ours = (BNInception(width=4, cpu_conv=form) for form in ("off", "auto"))
+    want = jax.jit(lambda v, x: plain.apply(v, x, train=False))(variables, images)
+    found = jax.jit(lambda v, x: ours.apply(v, x, train=False))(variables, images)
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def test_half_precision_stays_inside_the_network():
+    half = BNInception(width=4, dtype=jnp.bfloat16)
+    maps, variables = shapes(half, 32, "maps")
+    assert {x.dtype for x in maps} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert shapes(half, 32)[0].dtype == jnp.float32

@@ -1,0 +1,269 @@
+"""What a study compares: arms, seeds, budgets, read from flags before anything runs."""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxfaces.engine import commandline, config, flagfiles
+from jaxfaces.engine.errors import RunError, UsageError
+from jaxfaces.engine.options import Options, smoke
+from jaxfaces.studies.settings import Settings
+
+NAME = re.compile(r"[A-Za-z0-9][\w+.-]{0,63}")
+RESERVED = ("tuning",)  # folders beside those of the arms
+OWN = ("seed", "parallel_seeds", "workdir", "smoke", "classwise")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the methods compared.
+
+    Attributes:
+      name: its name, that of its folder too.
+      words: flags of its runs.
+      task: the task that they give.
+      options: the options of the engine that they give; the seed is the run's.
+      grid: flags to tune and their values.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    task: Any
+    options: Options
+    grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """All flags that can change a result, but for what the study sets itself."""
+        lines = commandline.flag_lines(self.task, self.options, runtime=False)
+        pairs = (line.removeprefix("--").partition("=")[::2] for line in lines)
+        return {name: value for name, value in pairs if name not in (*OWN, "test")}
+
+    @property
+    def budget(self) -> dict[str, int | None]:
+        """Steps, and the examples that one reads where the task says so."""
+        size = getattr(self.task, "examples_per_step", None)
+        size = size or getattr(self.task, "batch_size", None)
+        return {"steps": self.task.steps, "examples_per_step": size}
+
+    def changed(self, *words: str, why: str = "") -> "Arm":
+        """The same with further flags.
+
+        Raises:
+          UsageError: they cannot be; the message names the arm.
+        """
+        where = f"arm {self.name}{why}"
+        return _arm(self.name, (*self.words, *words), self.grid, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A study.
+
+    Attributes:
+      settings: its own flags.
+      arms: what is compared.
+      command: the words that repeat it.
+    """
+
+    settings: Settings
+    arms: tuple[Arm, ...]
+    command: tuple[str, ...]
+
+    @property
+    def workdir(self) -> Path:
+        """Folder of the runs."""
+        return Path(self.settings.workdir)
+
+    @property
+    def name(self) -> str:
+        """Name of the result's files."""
+        return self.settings.name or self.workdir.resolve().name
+
+    @property
+    def reference(self) -> str:
+        """Name of the reference arm."""
+        return self.settings.reference or self.arms[0].name
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the final runs."""
+        return self.settings.seeds[: 1 if self.settings.smoke else None]
+
+    @property
+    def primary(self) -> tuple[float, str]:
+        """Sign (1 where larger is better) and name of the primary measure."""
+        from jaxfaces.engine.evaluation import parse_monitor  # imports jax
+
+        return parse_monitor(self.settings.primary or self.arms[0].task.monitor)
+
+    @property
+    def measures(self) -> list[str]:
+        """What the table shows, the primary measure first."""
+        return list(dict.fromkeys((self.primary[1], *self.settings.measures)))
+
+
+def read(words: Sequence[str]) -> Plan:
+    """Reads a study from the words of a command line.
+
+    Raises:
+      UsageError: a flag of the study or of an arm is wrong; the message names the arm.
+    """
+    own, arms, tune, shared = _sorted(flagfiles.expand(words))
+    built, _ = commandline.parse(own, {"study": Settings()}, with_task=False)
+    settings = built["study"]
+    if not settings.workdir:
+        raise UsageError("--workdir=FOLDER is missing")
+    if len(arms) < 1:
+        raise UsageError("a study needs --arm=NAME with its flags, twice or more")
+    grid = dict(_grid(text, "--tune") for text in tune)
+    found = tuple(_read_arm(text, shared, grid, settings) for text in arms)
+    plan = Plan(settings, found, _command(words))
+    _check(plan)
+    return plan
+
+
+def _command(words: Sequence[str]) -> tuple[str, ...]:
+    """The words without those that change no result."""
+    passing = {k.flag: k.kind for k in config.knobs(Settings) if k.runtime}
+    kept, left = [], iter(words)
+    for word in left:
+        flag = _flag(word)
+        if passing.get(flag.removeprefix("no")) is bool:
+            continue
+        if flag not in passing:
+            kept.append(word)
+        elif "=" not in word:
+            next(left, None)
+    return tuple(kept)
+
+
+def _flag(word: str) -> str:
+    return word.lstrip("-").partition("=")[0]
+
+
+def _sorted(words: Sequence[str]) -> tuple[list[str], ...]:
+    """Words of the study itself, its arms, what it tunes, and words of all arms."""
+    kinds = {knob.flag: knob.kind for knob in config.knobs(Settings)}
+    own: list[str] = []
+    arms: list[str] = []
+    tune: list[str] = []
+    shared: list[str] = []
+    left = iter(words)
+    for word in left:
+        flag, (_, equals, value) = _flag(word), word.partition("=")
+        if flag in ("arm", "tune"):
+            text = value if equals else next(left, "")
+            (arms if flag == "arm" else tune).append(text)
+        elif flag in kinds or kinds.get(flag.removeprefix("no")) is bool:
+            own.append(word)
+            if not equals and kinds.get(flag, bool) is not bool:
+                own.append(next(left, ""))
+        else:
+            shared.append(word)
+    return own, arms, tune, shared
+
+
+def _read_arm(
+    text: str, shared: Sequence[str], grid: Mapping, settings: Settings
+) -> Arm:
+    try:
+        name, *words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--arm={text!r} cannot be read: {error}") from error
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise UsageError(
+            f"an arm cannot be called {name!r}: letters, digits and _ + . - are "
+            f"allowed, {', '.join(RESERVED)} is not (--arm=NAME --flag=value ...)"
+        )
+    own, nested, tune, words = _sorted(words)
+    if own or nested:
+        raise UsageError(f"arm {name}: {(own or ['--arm'])[0]} is a flag of the study")
+    tuned = {**grid, **dict(_grid(text, f"arm {name}") for text in tune)}
+    test = f"--test={'true' if settings.split == 'test' else 'false'}"
+    arm = _arm(name, (*shared, *words, test), tuned, f"arm {name}")
+    if settings.smoke:
+        try:
+            task, options = smoke(arm.task, arm.options)
+        except RunError as error:
+            raise UsageError(f"arm {name}: {error}") from error
+        arm = dataclasses.replace(arm, task=task, options=options, grid={})
+    return arm
+
+
+def _arm(name: str, words: tuple[str, ...], grid: Mapping, where: str) -> Arm:
+    try:
+        taken = {_flag(word) for word in flagfiles.expand(words)} & set(OWN)
+        if taken:
+            raise UsageError(f"--{min(taken)} is set by the study")
+        built, task = commandline.parse(words, {"options": Options()})
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    return Arm(name, words, task, built["options"], grid)
+
+
+def _grid(text: str, where: str) -> tuple[str, tuple[str, ...]]:
+    flag, _, values = text.lstrip("-").partition("=")
+    items = tuple(dict.fromkeys(v.strip() for v in values.split(",") if v.strip()))
+    if not flag or not items:
+        raise UsageError(f"{where}: tuning is written --tune=FLAG=v1,v2, got {text!r}")
+    return flag, items
+
+
+def _check(plan: Plan) -> None:
+    """Raises UsageError where the arms do not fit each other or the study."""
+    settings, names = plan.settings, [arm.name for arm in plan.arms]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"two arms are called {twice[0]}")
+    if plan.reference not in names:
+        raise UsageError(f"--reference={plan.reference} is none of {', '.join(names)}")
+    if not NAME.fullmatch(plan.name):
+        raise UsageError(f"--name={plan.name!r} does not do as the name of a file")
+    try:
+        primary = plan.primary[1]
+    except RunError as error:
+        raise UsageError(f"--primary: {error}") from error
+    for arm in plan.arms:
+        if not settings.primary and arm.task.monitor != plan.arms[0].task.monitor:
+            raise UsageError("the arms' tasks have several monitors: give --primary")
+        needs = settings.split == "validation" or arm.grid
+        if needs and not arm.options.eval_every:
+            raise UsageError(
+                f"arm {arm.name}: {primary} of validation needs eval_every"
+            )
+    budgets = {arm.name: arm.budget for arm in plan.arms}
+    if len({tuple(b.values()) for b in budgets.values()}) > 1:
+        if not settings.unequal_budgets:
+            raise UsageError(
+                "the arms differ in their budgets: "
+                + ", ".join(f"{name} {words(b)}" for name, b in budgets.items())
+                + ". Make them equal, or give --unequal_budgets"
+            )
+    shared = set(settings.seeds) & set(settings.tune_seeds)
+    if any(arm.grid for arm in plan.arms) and shared:
+        raise UsageError(f"--tune_seeds and --seeds share {sorted(shared)}")
+    chunks(plan.seeds, settings.seeds_at_once)
+
+
+def words(budget: Mapping[str, Any]) -> str:
+    """A budget in words."""
+    size = budget["examples_per_step"]
+    steps = f"{budget['steps']:,} steps"
+    return f"{steps} of {size:,} examples" if size else steps
+
+
+def chunks(seeds: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """Seeds in groups that are trained at once.
+
+    Raises:
+      UsageError: those of a group do not follow each other.
+    """
+    found = [tuple(seeds[i : i + size]) for i in range(0, len(seeds), size)]
+    for group in found:
+        if list(group) != list(range(group[0], group[0] + len(group))):
+            raise UsageError(f"--seeds_at_once={size} needs consecutive --seeds")
+    return found
