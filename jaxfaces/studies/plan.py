@@ -243,7 +243,8 @@ def _check(plan: Plan) -> None:
 
 def _check_apart(plan: Plan) -> None:
     """Raises UsageError where two arms have one name or are the same."""
-    names, flags = set(), {}
+    names: set[str] = set()
+    flags: dict[str, str] = {}
     for arm in plan.arms:
         if arm.name in names:
             raise UsageError(f"two arms are called {arm.name}")
