@@ -85,13 +85,15 @@ def _differences(
     arms = [arm for arm in result["arms"] if arm != result["reference"]]
     axes.axvline(0, color="0.4", lw=1)
     axes.set_yticks(range(len(arms)), arms)
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    drawn = set()
+    axes.set_ylim(max(len(arms), 1) - 0.5, -0.5)
+    drawn: set[str] = set()
     for row, arm in enumerate(arms):
         found = result["arms"][arm]["difference"].get(name)
         if found is None:
             where = axes.get_yaxis_transform()
-            axes.text(0.5, row, "failed", color="#C00000", transform=where, ha="center")
+            axes.text(
+                0.02, row, "failed", color="#C00000", transform=where, va="center"
+            )
             continue
         classes = result["arms"][arm]["over_classes"].get(name)
         for kind, each, shift, width in (
@@ -114,8 +116,8 @@ def _differences(
         f"{measure} minus that of {result['reference']} {where}", fontsize=9
     )
     level = f"{100 * result['level']:.0f} %"
-    kinds = "thick: over seeds"
-    kinds += ", thin: over classes" if "over classes" in drawn else ""
+    classes = "over classes" in drawn
+    kinds = "thick: over seeds, thin: over classes" if classes else "over seeds"
     heading = (
         "Differences" if len(result["seeds"]) < 2 else f"{level} intervals, {kinds}"
     )

@@ -1,6 +1,7 @@
 """What a study compares: arms, seeds, budgets, read from flags before anything runs."""
 
 import dataclasses
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -216,9 +217,7 @@ def _grid(text: str, where: str) -> tuple[str, tuple[str, ...]]:
 def _check(plan: Plan) -> None:
     """Raises UsageError where the arms do not fit each other or the study."""
     settings, names = plan.settings, [arm.name for arm in plan.arms]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UsageError(f"two arms are called {twice[0]}")
+    _check_apart(plan)
     if plan.reference not in names:
         raise UsageError(f"--reference={plan.reference} is none of {', '.join(names)}")
     if not NAME.fullmatch(plan.name):
@@ -235,18 +234,38 @@ def _check(plan: Plan) -> None:
             raise UsageError(
                 f"arm {arm.name}: {primary} of validation needs eval_every"
             )
+    _check_budgets(plan)
+    shared = set(settings.seeds) & set(settings.tune_seeds)
+    if any(arm.grid for arm in plan.arms) and shared:
+        raise UsageError(f"--tune_seeds and --seeds share {sorted(shared)}")
+    chunks(plan.seeds, settings.seeds_at_once)
+
+
+def _check_apart(plan: Plan) -> None:
+    """Raises UsageError where two arms have one name or are the same."""
+    names: set[str] = set()
+    flags: dict[str, str] = {}
+    for arm in plan.arms:
+        if arm.name in names:
+            raise UsageError(f"two arms are called {arm.name}")
+        what = json.dumps([arm.flags, arm.grid], sort_keys=True)
+        # As on a command line where an arm was not quoted.
+        if what in flags and not plan.settings.smoke:
+            raise UsageError(f"arms {flags[what]} and {arm.name} have the same flags")
+        names.add(arm.name)
+        flags[what] = arm.name
+
+
+def _check_budgets(plan: Plan) -> None:
+    """Raises UsageError where the arms' budgets differ and may not."""
     budgets = {arm.name: arm.budget for arm in plan.arms}
     if len({tuple(b.values()) for b in budgets.values()}) > 1:
-        if not settings.unequal_budgets:
+        if not plan.settings.unequal_budgets:
             raise UsageError(
                 "the arms differ in their budgets: "
                 + ", ".join(f"{name} {words(b)}" for name, b in budgets.items())
                 + ". Make them equal, or give --unequal_budgets"
             )
-    shared = set(settings.seeds) & set(settings.tune_seeds)
-    if any(arm.grid for arm in plan.arms) and shared:
-        raise UsageError(f"--tune_seeds and --seeds share {sorted(shared)}")
-    chunks(plan.seeds, settings.seeds_at_once)
 
 
 def words(budget: Mapping[str, Any]) -> str:

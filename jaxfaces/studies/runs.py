@@ -23,6 +23,7 @@ from jaxfaces.studies import plan as plan_lib
 from jaxfaces.studies.plan import Arm, Plan
 
 MOST_KILLS = 3  # of one run in one call of the command
+KILLED = "killed by signal"
 POLL, WAIT = 0.1, 2.0  # seconds
 MOST_ERROR = 500
 Say = Callable[[str], None]
@@ -149,7 +150,7 @@ def carry_out(runs: Sequence[Run], plan: Plan, request: Request, say: Say) -> li
       Interrupted: the process was asked to stop; nothing is lost.
     """
     waiting = left(runs, retry_failed=plan.settings.retry_failed)
-    total, kills, waits = len(runs), Counter[Path](), False
+    kills, waits = Counter[Path](), False
     while waiting:
         held, progress = [], False
         for run in waiting:
@@ -161,14 +162,15 @@ def carry_out(runs: Sequence[Run], plan: Plan, request: Request, say: Say) -> li
                 held.append(run)
                 continue
             progress = True
-            if outcome.startswith("killed"):
+            if outcome.startswith(KILLED):
                 kills[run.folder] += 1
                 if kills[run.folder] < MOST_KILLS:
                     held.append(run)
                 else:
                     _fail(run, f"{outcome}, {MOST_KILLS} times")
-            done = total - len(left(runs))
-            say(f"{run.label}: {outcome} ({done} of {total})")
+            say(
+                f"{run.label}: {outcome} ({len(runs) - len(left(runs))} of {len(runs)})"
+            )
             _stop_if_asked(request, runs)
         waiting = held
         if waiting and not progress:
@@ -226,7 +228,7 @@ def _attempt(run: Run, plan: Plan, claim: int, request: Request) -> str:
     if request.signal:
         return "stopped"
     if code < 0 or code in (130, 143):
-        return f"killed by signal {-code if code < 0 else code - 128}"
+        return f"{KILLED} {-code if code < 0 else code - 128}"
     line = _last_line(path, start) or f"ended with exit code {code} and no word"
     if lock.IN_USE in line:  # by a training process of no study
         raise InUseError(line)

@@ -63,6 +63,7 @@ def test_the_command_leaves_out_what_changes_no_result(make):
         (["--arm=a/b"], "cannot be called 'a/b'"),
         (["--arm="], "cannot be read"),
         (["--arm=slow"], "two arms are called slow"),
+        (["--arm=slower --lr=0.05"], "arms slow and slower have the same flags"),
         (["--reference=other"], "--reference=other is none of slow, fast, noisy"),
         (["--arm=long --steps=20"], "slow 10 steps of 8 examples.* long 20 steps"),
         (["--arm=large --batch_size=16"], "large 10 steps of 16 .*unequal_budgets"),

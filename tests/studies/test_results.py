@@ -193,14 +193,14 @@ def test_a_dry_run_counts_trials_and_probes_where_nothing_is_done(
     words, made_up, capsys, monkeypatch
 ):
     # Seconds of start and end, of a step and of an evaluation.
-    monkeypatch.setattr(forecast, "probe", lambda *_: (5.0, 0.1, 1.0))
+    monkeypatch.setattr(forecast, "probe", lambda *_: (4.0, 0.1, 1.0))
     words = [*words, "--tune=lr=0.05,0.1", "--tune_steps=4"]
     assert study.main([*words, "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "tuning: 0 runs done, 6 left" in said
     assert "final: 0 runs done, 6 left" in said
     # 6 trials of 4 steps and 3 evaluations, 6 runs of 10 steps and 6 evaluations.
-    assert f"predicted time: {6 * (5 + 0.4 + 3) + 6 * (5 + 1 + 6):.0f} s" in said
+    assert f"predicted time: {6 * (4 + 0.4 + 3) + 6 * (4 + 1 + 6):.0f} s" in said
     assert not made_up
     assert study.main(words) == 0
     capsys.readouterr()
