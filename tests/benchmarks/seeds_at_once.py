@@ -2,8 +2,8 @@
 
 python tests/benchmarks/seeds_at_once.py [--seeds N] [--out FILE]
 
-Retrieval on digits as in configs/quickstart.cfg, 60 images a batch, with narrow networks
-on small images and with a wider one on larger. Both sides take the same steps with one
+Retrieval on digits as in configs/quickstart.cfg, 60 images a batch: narrow networks on
+small images, and a wider one on larger. Both sides take the same steps with one
 compiled program each, in turn, on batches that lie ready.
 """
 
