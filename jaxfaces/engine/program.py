@@ -67,6 +67,10 @@ class Program:
         # Whole on every device, so that every process can read them.
         self._predict = self._jit(task.predict, out_shardings=self._replicated)
         self._inference = self._jit(task.inference, out_shardings=self._replicated)
+        self._clear = self._jit(
+            lambda sums: jax.tree.map(jax.numpy.zeros_like, sums),
+            out_shardings=self._replicated,
+        )
 
         def roots() -> jax.Array:
             keys = [jax.random.key(seed + i) for i in range(seeds)]
@@ -147,7 +151,7 @@ class Program:
 
     def clear(self, sums: Any) -> Any:
         """Totals of the same shape, back at their beginning."""
-        return self._zeros(sums)
+        return self._clear(sums)
 
     def _zeros(self, like: Any) -> Any:
         return jax.tree.map(
