@@ -63,7 +63,8 @@ def network_run(folder, changes, shape):
     columns = {"image": (np.uint8, shape), "label": (np.int32, ())}
     batch = {"train": {"image": np.zeros((1, *shape), np.uint8)}}
     kinds = jax.eval_shape(
-        lambda key: task.inference(task.init(key, batch, {})), jax.random.key(0)
+        lambda key: task.inference(task.init(key, batch, {"train": (1, 1)})),
+        jax.random.key(0),
     )
     rng = np.random.default_rng(0)
     # Positive, because variances are among them.

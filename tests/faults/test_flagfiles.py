@@ -503,6 +503,8 @@ def lawful_values(knob, draw):
 def test_any_lawful_choices_train_the_real_task(tmp_path, seed):
     draw = random.Random(seed)
     fixed = {"backbone": "small", "dataset": "made_up"}  # a large network takes long
+    # Some losses need a classifier, and a miner needs a loss over pairs.
+    fixed |= {"classification": "cross_entropy", "miner": "none", "supervised": "false"}
     flags = {
         knob.flag: fixed.get(knob.flag, lawful_values(knob, draw))
         for knob in config.knobs(Retrieval)

@@ -14,7 +14,7 @@ from jaxfaces.engine import assembly, config, starting, variables
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.options import Options
 from jaxfaces.models import torch_weights
-from jaxfaces.tasks.image_network import ImageNetwork
+from jaxfaces.tasks.image_network import Backbone, ImageNetwork
 from jaxfaces.tasks.retrieval import Retrieval
 
 TINY = {
@@ -43,13 +43,15 @@ def test_each_branch_pays_its_own_loss_and_heads_have_a_rate_of_their_own():
     step = jax.jit(parts.timeline.phases[0].step)
     moved, metrics = step(state, batch, jax.random.key(0))
     images = jnp.asarray(batch["train"]["image"]).astype(jnp.float32) / 255
-    whole, _ = parts.task._net().apply(state.params, state.rest, images, train=True)
+    whole, _ = parts.task.network.net(4).apply(
+        state.params, state.rest, images, train=True
+    )
     assert whole.shape == (8, 24)
     labels = batch["train"]["label"]
     for index, level in enumerate("HLM"):
         alone = metric.ranked_list_loss(whole[:, 8 * index : 8 * index + 8], labels)
-        np.testing.assert_allclose(metrics[f"loss_{level}"][0], alone, rtol=1e-4)
-    total = sum(metrics[f"loss_{level}"][0] for level in "HLM")
+        np.testing.assert_allclose(metrics[f"ranked_list_{level}"][0], alone, rtol=1e-4)
+    total = sum(metrics[f"ranked_list_{level}"][0] for level in "HLM")
     np.testing.assert_allclose(metrics["loss"][0], total, rtol=1e-6)
     before, after = starting.named(state.params), starting.named(moved.params)
     still = {name for name in before if np.array_equal(before[name], after[name])}
@@ -87,7 +89,7 @@ def file(tmp_path):
     """Weights of a narrow ResNet-18 as torch would name them."""
     parts = assembled(**PRETRAINED)
     state = parts.start()["state"]
-    backbone = parts.task.network.make().backbone
+    backbone = parts.task.network.backbone.make()
     rng, weights = np.random.default_rng(0), {}
     for name, leaf in starting.named(parts.task.inference(state)).items():
         path = name.partition("/backbone/")[2]
@@ -123,7 +125,7 @@ def test_a_run_starts_from_the_weights_of_torch(file):
 
 
 def test_what_is_no_file_of_torchs_weights_is_named(tmp_path):
-    network = ImageNetwork(pretrained=str(tmp_path / "weights.pth"))
+    network = Backbone(pretrained=str(tmp_path / "weights.pth"))
     with pytest.raises(RunError, match="is not a .safetensors file; docs/pretrained"):
         network.imported({})
     path = tmp_path / "run.safetensors"
@@ -135,25 +137,29 @@ def test_what_is_no_file_of_torchs_weights_is_named(tmp_path):
         network.imported({})
 
 
+def shapes_of(backbone):
+    """The module of a backbone, and shapes of the variables of an embedder on it."""
+    embedder = ImageNetwork(backbone=backbone).net(0)
+    images = jnp.zeros((1, 32, 32, 3))
+    params, rest = jax.eval_shape(lambda: embedder.init(jax.random.key(0), images))
+    return backbone.make(), {"params": params, "rest": rest}
+
+
 def test_weights_of_the_wider_bn_inception_are_recognised(tmp_path):
-    wide = ImageNetwork(backbone="bn_inception_torch", width=8)
-    module, images = wide.make(), jnp.zeros((1, 32, 32, 3))
-    tree = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    wide = Backbone(backbone="bn_inception_torch", width=8)
+    module, tree = shapes_of(wide)
     weights = {}
     for name, leaf in starting.named(tree).items():
         inner = name.partition("/backbone/")[2]
         if inner:
             shape = leaf.shape
             shape = (*shape[3:1:-1], *shape[:2]) if len(shape) == 4 else shape
-            key = torch_weights.key_of(module.backbone, inner)
+            key = torch_weights.key_of(module, inner)
             weights[key] = np.zeros(shape, np.float32)
     path = tmp_path / "ported.safetensors"
     save_file(weights, path)
-    network = ImageNetwork(backbone="bn_inception", width=8, pretrained=str(path))
-    other = network.make()
-    fresh = starting.named(
-        jax.eval_shape(lambda: other.init(jax.random.key(0), images, train=False))
-    )
+    network = Backbone(backbone="bn_inception", width=8, pretrained=str(path))
+    fresh = starting.named(shapes_of(network)[1])
     with pytest.raises(RunError, match="it is --backbone=bn_inception_torch"):
         network.imported(fresh)
     found = dataclasses.replace(network, backbone="bn_inception_torch").imported(
