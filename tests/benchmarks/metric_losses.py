@@ -27,6 +27,8 @@ from ranked_list import on_threads
 import metric
 
 SIZES, WIDTH = (256, 1024), 128
+# Theirs sets all positive pairs against all negative pairs there: 10 GB and more.
+TOO_LARGE = {("lifted structure", 1024)}
 WARM = 3  # turns before the clock counts
 
 
@@ -118,6 +120,7 @@ def main() -> None:
     for batch in SIZES:
         for name, (ours, theirs) in contenders(batch // 4).items():
             if args.only in name:
+                theirs = None if (name, batch) in TOO_LARGE else theirs
                 row = compare(name, ours, theirs, batch, args.repeats)
                 results.append(row)
                 print(*row.values(), sep="  ", flush=True)
