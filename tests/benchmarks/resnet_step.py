@@ -2,12 +2,13 @@
 
 python tests/benchmarks/resnet_step.py [--out docs/results/bench_resnet_step.json]
     [--network=resnet18 --size=80,32 --batch=32,128 --dtype=float32]
-    [--cpu_conv=off,auto] [--seconds=25] [--peak_tflops=N] [--shapes]
+    [--cpu_conv=off,auto] [--seconds=25] [--peak_tflops=N] [--loss=softmax] [--shapes]
 
-A step is the loss (softmax over 100 classes), its gradients and an update by SGD with
-momentum. All take turns in one process. On a CPU, torch runs channels last on one
-thread and on two, of which the faster counts; on a GPU it is torch.compile. Without
-torch ours are timed alone. --shapes times single convolutions instead.
+A step is the loss (softmax over 100 classes, or with --loss=ranked_list that of 100-d
+embeddings, four of a class), its gradients and an update by SGD with momentum. All take
+turns in one process. On a CPU, torch runs channels last on one thread and on two, of
+which the faster counts; on a GPU it is torch.compile. Without torch ours are timed
+alone. --shapes times single convolutions instead.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import numpy as np
 import optax
 import resnet_torch
 
+import metric
 from jaxfaces.models import convolution, embedder
 
 CLASSES = 100
@@ -34,6 +36,13 @@ PEAKS = {
     "H100": {"bfloat16": 989.0, "float32": 494.5},
     "H200": {"bfloat16": 989.0, "float32": 494.5},
     "A100": {"bfloat16": 312.0, "float32": 156.0},
+}
+# Of outputs (B, 100) and labels; the peer's ranked list differentiates weights too.
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "softmax": lambda x, y: optax.softmax_cross_entropy_with_integer_labels(
+        x, y
+    ).mean(),
+    "ranked_list": functools.partial(metric.ranked_list_loss, gradient="full"),
 }
 VERSIONS = ("jax", "jaxlib", "flax", "numpy", "torch")
 
@@ -47,6 +56,7 @@ def main() -> None:
     parser.add_argument("--cpu_conv", default="off,auto")
     parser.add_argument("--seconds", type=float, default=25, help="a comparison")
     parser.add_argument("--peak_tflops", type=float, default=0)
+    parser.add_argument("--loss", choices=list(LOSSES), default="softmax")
     parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -71,16 +81,19 @@ def compare_steps(args: Any, dtype: str, size: int, batch: int) -> list[dict]:
     rng = np.random.default_rng(0)
     images = rng.random((batch, size, size, 3), np.float32)
     labels = rng.integers(0, CLASSES, batch)
+    if args.loss != "softmax":
+        labels = np.arange(batch) // 4
     settings = args.cpu_conv.split(",") if jax.default_backend() == "cpu" else ["off"]
     variables = initial(args.network, images)
     ours = {
-        f"ours_{s}": Ours(args.network, dtype, s, variables, images, labels)
+        f"ours_{s}": Ours(args.network, dtype, s, variables, images, labels, args.loss)
         for s in settings
     }
     runs: dict[str, Callable[[], object]] = {n: run.step for n, run in ours.items()}
     errors: dict[str, float] = {}
     if resnet_torch.torch is not None:
-        peer = resnet_torch.Peer(args.network, dtype, variables, images, labels)
+        how = (args.network, dtype, variables, images, labels, args.loss)
+        peer = resnet_torch.Peer(*how)
         for name, run in ours.items():
             errors[name] = agreement(run, peer, exact=dtype == "float32")
         runs = {**peer.runs(), **runs}
@@ -91,6 +104,8 @@ def compare_steps(args: Any, dtype: str, size: int, batch: int) -> list[dict]:
     peak = args.peak_tflops or known_peak(dtype)
     result = {
         "network": args.network,
+        "loss": args.loss,
+        "loss_alone_ms": loss_alone(args.loss, batch, labels),
         "dtype": dtype,
         "size": size,
         "batch": batch,
@@ -112,6 +127,18 @@ def compare_steps(args: Any, dtype: str, size: int, batch: int) -> list[dict]:
     }
     print(json.dumps(result, indent=2), flush=True)
     return [result]
+
+
+def loss_alone(name: str, batch: int, labels: np.ndarray) -> float:
+    """Milliseconds of our loss and its gradient without the network."""
+    rows = jax.random.normal(jax.random.key(0), (batch, CLASSES))
+    f = jax.jit(jax.value_and_grad(LOSSES[name]))
+    seconds = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        jax.block_until_ready(f(rows, jnp.asarray(labels)))
+        seconds.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(seconds)
 
 
 def known_peak(dtype: str) -> float:
@@ -142,6 +169,7 @@ class Ours:
         variables: Any,
         images: np.ndarray,
         labels: np.ndarray,
+        loss: str,
     ) -> None:
         self.module = embedder.make(
             network, size=CLASSES, dtype=dtype, cpu_conv=cpu_conv
@@ -153,19 +181,18 @@ class Ours:
         def step(state: Any, images: jax.Array, labels: jax.Array) -> Any:
             params, stats, opt = state
 
-            def loss(params: Any) -> Any:
+            def value(params: Any) -> Any:
                 logits, changed = self.module.apply(
                     {"params": params, "batch_stats": stats},
                     images,
                     train=True,
                     mutable=["batch_stats"],
                 )
-                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-                return losses.mean(), changed["batch_stats"]
+                return LOSSES[loss](logits, labels), changed["batch_stats"]
 
-            (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            (paid, stats), grads = jax.value_and_grad(value, has_aux=True)(params)
             updates, opt = tx.update(grads, opt, params)
-            return (optax.apply_updates(params, updates), stats, opt), value
+            return (optax.apply_updates(params, updates), stats, opt), paid
 
         params, stats = jax.tree.map(
             jnp.array, (variables["params"], variables["batch_stats"])

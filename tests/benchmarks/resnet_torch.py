@@ -116,6 +116,15 @@ def copy_weights(module: Any, variables: Any, name: str) -> None:
         module.head.weight.copy_(torch.tensor(head["kernel"]).T)
 
 
+def losses(name: str) -> Any:
+    """A loss of (outputs, labels) by the name that resnet_step.py gives it."""
+    if name == "softmax":
+        return nn.functional.cross_entropy
+    from pytorch_metric_learning.losses import RankedListLoss
+
+    return RankedListLoss(margin=0.4, Tn=10, alpha=1.2, imbalance=0.5)
+
+
 class Peer:
     """The peer's step: channels last; compiled where there is a GPU."""
 
@@ -126,7 +135,9 @@ class Peer:
         variables: Any,
         images: np.ndarray,
         labels: np.ndarray,
+        loss: str,
     ) -> None:
+        self.loss = losses(loss)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.type = getattr(torch, dtype)
         # As XLA does, which computes float32 products in TF32 on a GPU.
@@ -165,7 +176,7 @@ class Peer:
             torch.set_num_threads(threads)
         self.optimizer.zero_grad(set_to_none=True)
         with self._cast():
-            loss = nn.functional.cross_entropy(self.run(self.images), self.labels)
+            loss = self.loss(self.run(self.images), self.labels)
         loss.backward()
         self.optimizer.step()
         return loss.item()
