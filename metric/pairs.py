@@ -160,7 +160,7 @@ def active(hinge: jax.Array, pairs: Pairs, mask: jax.Array) -> Term:
     weights = pairs.weighed(mask & ~inactive)
     return Term(
         jnp.sum(jnp.where(weights != 0, weights * hinge, 0), axis=1),
-        jax.lax.stop_gradient(jnp.sum(weights, axis=1)),
+        jnp.sum(weights, axis=1),
     )
 
 

@@ -110,7 +110,8 @@ def _weighted_mean(
     weights = jnp.where(active, jnp.exp(logits - peak), 0)
     if pairs.weights is not None:
         weights = weights * pairs.weighed(active)
-    mass = jnp.sum(weights, axis=1)  # at least 1 where anything is active
+    # At least 1 where anything is active, but for weights of the caller's.
+    mass = jnp.sum(weights, axis=1)
     empty = mass == 0
     safe = jnp.where(empty, 1, mass)
     mean = jnp.sum(weights * hinge, axis=1) / safe

@@ -100,3 +100,15 @@ def test_lengths_of_rows_get_no_gradient():
     x, labels = _batch(1)
     slope = jax.grad(loss)(jnp.asarray(x, "f"), labels)
     np.testing.assert_allclose(np.sum(x * slope, axis=1), 0, atol=1e-6)
+
+
+def test_weights_are_differentiated_in_sums_and_in_counts():
+    x, labels = _batch(2)
+    with jax.enable_x64(True):
+        weights = jnp.asarray(np.random.default_rng(3).uniform(0.5, 2, (10, 10)))
+        f = functools.partial(loss, jnp.asarray(x), labels, neg_margin=1.6)
+        test_util.check_grads(
+            lambda w: f(weights=w), (weights,), order=1, modes=["rev"], eps=1e-6
+        )
+        # An average does not change when all weights grow alike.
+        np.testing.assert_allclose(f(weights=3 * weights), f(weights=weights), 1e-12)
