@@ -118,8 +118,8 @@ def read(words: Sequence[str]) -> Plan:
     settings = built["study"]
     if not settings.workdir:
         raise UsageError("--workdir=FOLDER is missing")
-    if len(arms) < 1:
-        raise UsageError("a study needs --arm=NAME with its flags, twice or more")
+    if not arms:
+        raise UsageError("a study needs --arm=NAME with its flags, one or more")
     grid = dict(_grid(text, "--tune") for text in tune)
     found = tuple(_read_arm(text, shared, grid, settings) for text in arms)
     plan = Plan(settings, found, _command(words))

@@ -97,12 +97,16 @@ class EmbeddingLoss:
             raise ValueError(f"--miner chooses pairs; --loss={self.loss} has none")
         if self.memory and not over_pairs:
             raise ValueError(f"--memory does not go with --loss={self.loss}")
-        attends = self.loss == "osm_caa" and self.osm_caa.attention != "none"
-        if self.classification == "none" and (attends or self.loss == "none"):
+        needs = self._attends or self.loss == "none"
+        if self.classification == "none" and needs:
             raise ValueError(
                 f"--loss={self.loss} needs --classification=cross_entropy or "
                 "confidence_weighted"
             )
+
+    @property
+    def _attends(self) -> bool:
+        return self.loss == "osm_caa" and self.osm_caa.attention != "none"
 
     def check_supervised(self) -> None:
         """Raises ValueError unless it suits a network with classifiers of its own."""
@@ -111,7 +115,7 @@ class EmbeddingLoss:
                 "--supervised needs --classification=cross_entropy or "
                 "confidence_weighted"
             )
-        if self.attention_of != "logits":
+        if self._attends and self.attention_of != "logits":
             raise ValueError("--supervised needs --attention_of=logits")
 
     def init(
@@ -163,7 +167,7 @@ class EmbeddingLoss:
           rows: "label" (B,) and "valid" (B,).
           key: for miners that draw.
           logits: (B, C) each, of a network with classifiers of its own, which all pay;
-            the last one's are what attention looks at.
+            the last one's are what attention looks at and what accuracy is of.
         """
         total = jnp.zeros(())
         after: dict[str, Any] = {}
@@ -215,10 +219,9 @@ class EmbeddingLoss:
             vectors = params["class_vectors"][branch]
             return loss(x, labels, vectors, valid=valid, **settings)
         if self.loss == "osm_caa":
-            attends = settings["attention"] != "none"
-            if attends and self.attention_of == "logits":
+            if self._attends and self.attention_of == "logits":
                 settings["logits"] = scores[-1]
-            elif attends:
+            elif self._attends:
                 settings["context_vectors"] = params["classifier"][branch]["kernel"]
             return metric.osm_caa_loss(x, labels, valid=valid, **settings)
         if settings.pop("simpler", False):

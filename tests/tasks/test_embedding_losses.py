@@ -179,3 +179,5 @@ def test_a_supervised_network_wants_its_logits_used():
     objective = EmbeddingLoss(loss="osm_caa", classification="cross_entropy")
     with pytest.raises(ValueError, match="--attention_of=logits"):
         objective.check_supervised()
+    # A loss that looks at no classifier is free of that.
+    dataclasses.replace(objective, loss="contrastive").check_supervised()
