@@ -153,6 +153,11 @@ def test_the_released_auxiliary_network_has_1024_features_on_three_levels():
     for number in (1, 2, 3):
         layer = variables["params"][f"classifier{number}"]
         chex.assert_shape(layer["kernel"], (1024, 100))
+    # The first block sees 3c, pooled to 4 x 4, the second one 4e, pooled to 2 x 2.
+    for block, features, pixels in (("aux1", 576, 16), ("aux2", 1024, 4)):
+        inside = variables["params"][block]
+        chex.assert_shape(inside["conv"]["kernel"], (1, 1, features, 128))
+        chex.assert_shape(inside["fc"]["kernel"], (pixels * 128, 1024))
 
 
 def test_colours_are_taken_as_caffe_or_imagenet_did():
