@@ -11,6 +11,8 @@ from typing import Any
 from jaxfaces.engine import commandline, config, flagfiles
 from jaxfaces.engine.errors import RunError, UsageError
 from jaxfaces.engine.options import Options, smoke
+from jaxfaces.studies import contrasts as contrasts_lib
+from jaxfaces.studies.contrasts import Contrast
 from jaxfaces.studies.settings import Settings
 
 NAME = re.compile(r"[A-Za-z0-9][\w+.-]{0,63}")
@@ -88,6 +90,12 @@ class Plan:
     def reference(self) -> str:
         """Name of the reference arm."""
         return self.settings.reference or self.arms[0].name
+
+    @property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """Sums of arms to test beside the differences to the reference."""
+        names = [arm.name for arm in self.arms]
+        return contrasts_lib.parse(self.settings.contrasts, names)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -222,6 +230,7 @@ def _check(plan: Plan) -> None:
         raise UsageError(f"--reference={plan.reference} is none of {', '.join(names)}")
     if not NAME.fullmatch(plan.name):
         raise UsageError(f"--name={plan.name!r} does not do as the name of a file")
+    contrasts_lib.parse(settings.contrasts, names)
     try:
         primary = plan.primary[1]
     except RunError as error:

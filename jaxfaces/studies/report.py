@@ -109,6 +109,7 @@ def _page(result: Mapping[str, Any]) -> Iterator[str]:
     )
     yield _budget(result) + "\n"
     yield _arms(result)
+    yield from _contrasts(result)
     yield f"![Learning curves and differences]({result['name']}.png)\n"
     yield "What the columns mean: `docs/studies.md`."
     yield from _failed(result)
@@ -167,6 +168,22 @@ def _arms(result: Mapping[str, Any]) -> str:
         mean = [_spread({"measures": untrained}, m, result) for m in result["measures"]]
         rows.append(["untrained", mean[0], "", "", "", "", *mean[1:], "", "", "", ""])
     return _table(head, rows)
+
+
+def _contrasts(result: Mapping[str, Any]) -> Iterator[str]:
+    """The table of the sums of arms; a study of an older version has none."""
+    found, name = result.get("contrasts", {}), result["primary"]["name"]
+    if found:
+        rows = []
+        for contrast, each in found.items():
+            over = each["difference"].get(name, {})
+            classes = each["over_classes"].get(name)
+            known = [_difference(each, name, result), _p(over.get("p"))]
+            known += [_p(over.get("p_holm"))]
+            known += [_interval(classes, result) if classes else ""]
+            rows.append([contrast, each["sum"], *known])
+        head = ("contrast", "sum", f"{label(name)} [95 %]", "p", "p, Holm")
+        yield _table((*head, "[95 %] over classes"), rows)
 
 
 def _failed(result: Mapping[str, Any]) -> Iterator[str]:

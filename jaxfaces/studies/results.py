@@ -1,6 +1,5 @@
 """The result of a study: what its runs found, and the statistics, as one JSON."""
 
-import dataclasses
 import json
 import math
 import shlex
@@ -8,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.files import write_text
-from jaxfaces.studies import statistics
+from jaxfaces.studies import differences, statistics
 from jaxfaces.studies.collected import Collected
 from jaxfaces.studies.plan import Arm, Plan
 
@@ -52,8 +49,10 @@ def gather(
         if tuning:
             found[name]["tuning"] = tuning[name]
         if name != plan.reference:
-            found[name] |= _compared(each, reference, plan.measures)
-    _adjust(found, primary)
+            terms = [(1, each), (-1, reference)]
+            found[name] |= differences.measured(terms, plan.measures)
+    others = {name: each for name, each in found.items() if name != plan.reference}
+    differences.adjust(others, primary)
     return _clean(
         {
             "format": FORMAT,
@@ -71,6 +70,7 @@ def gather(
             "equal_budgets": len({json.dumps(a.budget) for a in plan.arms}) == 1,
             "flags": common,
             "arms": found,
+            "contrasts": differences.gather(plan.contrasts, collected, plan.measures),
             "environments": _environments(list(collected.values())),
         }
     )
@@ -90,38 +90,6 @@ def _common(flags: Sequence[Mapping[str, str]]) -> dict[str, str]:
         for name, value in first.items()
         if all(other.get(name) == value for other in others)
     }
-
-
-def _compared(
-    arm: Collected, reference: Collected, measures: Sequence[str]
-) -> dict[str, Any]:
-    """Differences to the reference over seeds, and over classes."""
-    differences, classes = {}, {}
-    for name in measures:
-        ours, theirs = arm.values(name), reference.values(name)
-        seeds = [seed for seed in ours if seed in theirs]
-        if not seeds:
-            continue
-        found = statistics.paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
-        differences[name] = dataclasses.asdict(found)
-        a, b = arm.classwise(name), reference.classwise(name)
-        seeds = [seed for seed in seeds if seed in a and seed in b]
-        if seeds and len({len(x[seed]) for x in (a, b) for seed in seeds}) == 1:
-            pair = np.stack([[a[s] for s in seeds], [b[s] for s in seeds]])
-            pair = pair[..., np.isfinite(pair).all(axis=(0, 1))]
-            if pair.shape[-1]:
-                classes[name] = dataclasses.asdict(statistics.over_classes(*pair))
-    for each in classes.values():
-        each.pop("p")  # it has none
-    return {"difference": differences, "over_classes": classes}
-
-
-def _adjust(arms: Mapping[str, dict[str, Any]], primary: str) -> None:
-    """Adds Holm's p of the primary measure over all arms that were compared."""
-    compared = [a for a in arms.values() if primary in a.get("difference", {})]
-    ps = [arm["difference"][primary]["p"] for arm in compared]
-    for arm, p in zip(compared, statistics.holm(ps)):
-        arm["difference"][primary]["p_holm"] = p
 
 
 def _environments(collected: Sequence[Collected]) -> list[dict[str, Any]]:

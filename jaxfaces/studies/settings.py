@@ -21,6 +21,9 @@ class Settings:
     split: str = knob("test", "What is measured.", choices=("test", "validation"))
     seeds: tuple[int, ...] = knob((0, 1, 2, 3, 4), "Seeds of every arm.", lower=0)
     reference: str = knob("", "Arm that the others are compared with; empty: first.")
+    contrasts: tuple[str, ...] = knob(
+        (), "Sums of arms to test too, each NAME: ARM - ARM + ARM."
+    )
     percent: bool = knob(True, "Print measures times 100.")
     unequal_budgets: bool = knob(
         False, "Let arms differ in steps or batch size; the table says so."

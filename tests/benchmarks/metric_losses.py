@@ -186,8 +186,8 @@ def compare(
 def one_turn(run: Callable) -> float:
     """Seconds of a run, the mean of as many in a row as take `TURN` seconds.
 
-    The other side's threads still spin for a while, and its data fill the caches: a turn
-    waits first, and runs once before the clock counts.
+    The other side's threads still spin for a while, and its data fill the caches: a
+    turn waits first, and runs once before the clock counts.
     """
     time.sleep(PAUSE)
     start = time.perf_counter()

@@ -11,13 +11,13 @@ from PIL import Image
 from scipy import stats
 
 from jaxfaces import study
-from jaxfaces.engine.errors import RunError
+from jaxfaces.engine.errors import RunError, UsageError
 from jaxfaces.studies import forecast, plan, report, results, runs
 
 ROOT = Path(__file__).parents[2]
 KEYS = set(
     """format name title command primary measures percent split seeds seeds_at_once
-    reference level equal_budgets flags arms environments""".split()
+    reference level equal_budgets flags arms contrasts environments""".split()
 )
 ARM_KEYS = set(
     """flags budget runs measures untrained seconds convergence curve""".split()
@@ -172,6 +172,54 @@ def test_classes_are_resampled_where_runs_wrote_them(make, words, made_up, tmp_p
     run.folder.joinpath("classwise.npz").write_bytes(b"damaged")
     with pytest.raises(RunError, match="is damaged"):
         results.gather(found, arms, {})
+
+
+GAIN = "--contrasts=gain: noisy - fast - slow + fast, plain: + fast - slow"
+
+
+def test_a_contrast_is_the_signed_sum_of_its_arms(words, made_up, make, tmp_path):
+    assert study.main([*words, GAIN]) == 0
+    result = json.loads((tmp_path / "out/study.json").read_text())
+    values = {
+        name: np.array([run["measures"]["mse"] for run in arm["runs"]])
+        for name, arm in result["arms"].items()
+    }
+    gain = result["contrasts"]["gain"]
+    assert gain["sum"] == "noisy - fast - slow + fast"
+    test = stats.ttest_1samp(values["noisy"] - values["slow"], 0)
+    low, high = test.confidence_interval(0.95)
+    found = gain["difference"]["mse"]
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert found["p"] == pytest.approx(test.pvalue) and found["n"] == 2
+    plain = result["contrasts"]["plain"]["difference"]["mse"]
+    fast = result["arms"]["fast"]["difference"]["mse"]
+    assert plain["mean"] == pytest.approx(fast["mean"])
+    ps = [each["difference"]["mse"] for each in result["contrasts"].values()]
+    assert min(p["p_holm"] for p in ps) == min(1, 2 * min(p["p"] for p in ps))
+    table = (tmp_path / "out/study.md").read_text()
+    assert "| gain | noisy - fast - slow + fast |" in table
+    # Over classes too, where all arms have them.
+    found = make(GAIN)
+    for i, arm in enumerate(found.arms):
+        for run in runs.of(arm, found):
+            np.savez(run.folder / "classwise.npz", mse=np.full((1, 5), 2.0**i))
+    arms = {arm.name: arm for arm in found.arms}
+    over = results.gather(found, arms, {})["contrasts"]["gain"]["over_classes"]["mse"]
+    assert (over["mean"], over["low"], over["n"]) == (3, 3, 5)  # 4 - 2 - 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gain: slow - none", "'none' is none of the arms"),
+        ("gain: slow fast", "written NAME: ARM"),
+        ("slow - fast", "written NAME: ARM"),
+        ("gain: slow - fast, gain: fast - slow", "two contrasts are called 'gain'"),
+    ],
+)
+def test_a_wrong_contrast_is_named_before_anything_runs(make, text, said):
+    with pytest.raises(UsageError, match=said):
+        make(f"--contrasts={text}")
 
 
 def test_a_dry_run_says_what_is_left_and_trains_nothing(
