@@ -46,7 +46,9 @@ def margin_loss(
         if labels is None:
             raise ValueError("one beta a class needs labels")
         dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
-        boundaries = jnp.asarray(beta, dtype)[labels]
+        each = jnp.asarray(beta, dtype)
+        known = (labels >= 0) & (labels < len(each))
+        boundaries = jnp.where(known, each[labels], jnp.nan)
 
     def rows(pairs: Pairs) -> tuple[Term]:
         boundary = beta if boundaries is None else pairs.extra[:, None]

@@ -52,6 +52,7 @@ def attention_pool(
         attention = jnp.where(valid, attention, 0)
     # Sums by a product with (G, B): scattered ones have no fixed order on a GPU.
     member = groups[None] == jnp.arange(number)[:, None]
+    features = jnp.where(jnp.any(member, axis=0)[:, None], features, 0)
     weights = jnp.where(member, attention[None], 0)
     whole = jnp.sum(weights, axis=1, keepdims=True)
     weights = weights / jnp.where(whole == 0, 1, whole)

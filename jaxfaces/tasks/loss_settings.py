@@ -122,7 +122,7 @@ class NormalizedSoftmax:
 class ArcFace:
     """Hyper-parameters of `metric.arcface_loss`."""
 
-    margin: float = knob(0.5, "Added to the angle, radians.", lower=0.0, upper=3.14)
+    margin: float = knob(0.5, "Added to the angle, radians.", lower=0.0, upper=1.57)
     scale: float = knob(64.0, "Of the cosines.", lower=1e-3)
 
 
@@ -145,5 +145,7 @@ class ProxyNCA:
 class ProxyAnchor:
     """Hyper-parameters of `metric.proxy_anchor_loss`."""
 
-    margin: float = knob(0.1, "Cosine kept from the class vectors.", lower=0.0)
+    margin: float = knob(
+        0.1, "Cosine kept from the class vectors.", lower=-1.0, upper=1.0
+    )
     alpha: float = knob(32.0, "Weighs hard items more.", lower=1e-3)

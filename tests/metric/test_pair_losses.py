@@ -158,6 +158,14 @@ def test_boundaries_of_classes_are_learnt():
     assert (np.abs(slope) > 1e-3).all()
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_without_a_boundary_is_seen(label):
+    x, labels = batch(10)
+    labels = jnp.asarray(labels).at[0].set(label)
+    x, beta = jnp.asarray(x, "f"), jnp.asarray(BETAS, "f")
+    assert np.isnan(metric.margin_loss(x, labels, beta=beta))
+
+
 @pytest.mark.parametrize(
     ("f", "options"),
     [

@@ -108,6 +108,13 @@ def test_a_nan_in_a_row_that_counts_stays_nan():
     assert np.isnan(pooled[0, 0])
 
 
+def test_a_nan_in_a_row_of_no_group_is_not_seen():
+    features, attention, groups = batch(dtype=np.float32)
+    groups[0], features[0, 0] = -1, np.nan
+    pooled = metric.attention_pool(features, attention, groups, number=G)
+    assert np.isfinite(pooled).all()
+
+
 def test_half_precision_is_summed_in_float32():
     features, attention, groups = batch(dtype=np.float32)
     half = jnp.asarray(features, jnp.bfloat16)
