@@ -158,8 +158,9 @@ def lpw(source: Path, split: str) -> list[Tracklet]:
     for scene, place in scenes.items():
         for view, inside in _numbered(place, "view").items():
             for folder in encoded.folders(inside):
-                # Numbered over all scenes, so that a person has one number.
-                person = people.setdefault((scene, folder.name), len(people))
+                # Numbered over all scenes, so that a person has one number, from 1 on:
+                # 0 is for distractors.
+                person = people.setdefault((scene, folder.name), len(people) + 1)
                 files = tuple(path.name for path in encoded.image_files(folder))
                 if files and (scene == 1) == (split == "test"):
                     where = f"{place.name}/{inside.name}/{folder.name}"

@@ -100,11 +100,13 @@ class Retrieval:
         }
 
     def _balanced(self, source: Source, seed: int) -> Stream:
-        source = self.noise.applied(sources.relabel(source))
-        read, labels = source.read, source.labels
+        clean = sources.relabel(source)
+        source = self.noise.applied(clean)  # may leave a class without an image
+        read, labels, classes = source.read, source.labels, clean.classes
         if self.rotated_classes:
             read = functools.partial(_read_turned, source)
             labels = (labels[:, None] * 4 + np.arange(4)[None]).reshape(-1)
+            classes *= 4
         plan = metric.class_balanced_plan(
             labels,
             classes_per_batch=self.classes_per_batch,
@@ -113,7 +115,6 @@ class Retrieval:
             min_images=self.min_images,
         )
         sweep = metric.epoch_batches(labels, self.classes_per_batch, self.min_images)
-        classes = len(np.unique(labels))
         counts = (len(labels), classes, sweep, source.skipped)
         return Stream(plan, read, *counts, source.in_memory)
 

@@ -66,6 +66,7 @@ def test_lpw_asks_with_the_second_view_of_scene_one(mini):
     # Folder 1 of scene 2 and folder 1 of scene 3 are two people.
     assert len(set(train.people)) == len(set(test.people)) == 8
     assert not set(train.people) & set(test.people)
+    assert min(*train.people, *test.people) == 1  # 0 is for distractors
     assert len(set(train.cameras)) == 6 and len(set(test.cameras)) == 3
     for name, query, gallery in zip(test.names, test.query, test.gallery):
         assert name.startswith("scen1/")

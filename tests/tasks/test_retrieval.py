@@ -288,6 +288,21 @@ def test_noise_moves_the_stated_share_of_training_labels_and_no_other():
     np.testing.assert_array_equal(held, same)
 
 
+def test_noise_that_empties_a_class_leaves_its_place(monkeypatch):
+    def first_is_gone(seed, labels, rate):
+        return np.where(labels == 0, 1, labels), labels == 0
+
+    monkeypatch.setattr(metric, "symmetric_noise", first_is_gone)
+    for rotated in (False, True):
+        clean, noisy = (
+            tiny(label_noise=rate, rotated_classes=rotated).streams("train", 0)["train"]
+            for rate in (0, 0.25)
+        )
+        assert noisy.classes == clean.classes
+        labels = noisy.read(np.arange(noisy.examples))["label"]
+        assert labels.min() > 0 and labels.max() == noisy.classes - 1
+
+
 def test_bfloat16_trains(tmp_path):
     summary = jaxfaces.run(
         tiny(dtype="bfloat16", steps=4), tmp_path, eval_every=4, quiet=True, devices=1
