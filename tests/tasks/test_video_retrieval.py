@@ -207,7 +207,8 @@ def test_frames_may_weigh_the_same_or_by_probability(attention):
 def test_settings_reach_the_loss_over_pairs():
     frames, kernel = outputs()
     settings = VideoLosses(SoftMining(sigma=0.6, mining="none", attention="none"))
-    found = losses(jax.tree.map(jnp.asarray, frames), kernel, settings=settings)
+    frames = jax.tree.map(jnp.asarray, frames)
+    found = losses(frames, kernel, settings=settings)
     expected = metric.osm_caa_loss(
         frames.embedding, LABELS, sigma=0.6, mining="none", attention="none"
     )
