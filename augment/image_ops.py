@@ -77,7 +77,7 @@ class Operation:
         check_images(image, mode, rank=3)
         check_levels(level)
         held = jnp.clip(jnp.asarray(level, jnp.float32), 0, 1)
-        return function(image, held, key)
+        return function(jnp.asarray(image), held, key)
 
     def function(self, mode: Mode) -> Callable[..., jax.Array]:
         """The unchecked function (image, level, key) -> image of a mode."""
@@ -123,8 +123,9 @@ OPERATIONS = (
     Operation("Sharpness", 0.1, 1.9, None, exact.sharpness, smooth.sharpness),
     Operation("Cutout", 0.0, 0.2, None, exact.cutout, smooth.cutout),
 )
-# Outside the search space: strengths in pixels, fewer bits.
+# Outside the search space: strengths in pixels, fewer bits, nothing at all.
 EXTRA_OPERATIONS = (
+    Operation("Identity", 0, 1, None, exact.identity, exact.identity),
     Operation("CutoutAbs", 0, 20, None, exact.cutout_abs, smooth.cutout_abs),
     Operation("Posterize2", 0, 4, None, exact.posterize, smooth.posterize),
     Operation("TranslateXAbs", 0, 10, 0, exact.translate_x_abs, smooth.translate_x_abs),

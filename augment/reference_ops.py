@@ -20,6 +20,11 @@ FILL = (125, 123, 114)  # colour of a cut-out in red, green, blue; its grey is 1
 ONE = 1 << 16  # Pillow's positions have 16 bits after the point
 
 
+def identity(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
+    """The image itself."""
+    return image
+
+
 def shear_x(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
     """Row y reads from x + v·y: a slant about the upper left corner."""
     slope, offset = _slope(v)
@@ -107,7 +112,7 @@ def solarize(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
 
 
 def posterize(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
-    """Keeps the floor(v) highest bits."""
+    """Keeps the floor(v) highest bits; none of them is black."""
     bits = jnp.clip(fixed_point.floor(v.fixed), 0, 8)
     mask = 255 - ((1 << (8 - bits)) - 1)
     return image & mask.astype(jnp.uint8)
