@@ -146,9 +146,9 @@ def operation(name: str) -> Operation:
     return table[name]
 
 
-def check_images(images: jax.Array, mode: Mode, *, rank: int) -> None:
+def check_images(images: jax.Array | np.ndarray, mode: Mode, *, rank: int) -> None:
     """Refuses images that the operations do not take, before anything is traced."""
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    shape, dtype = images.shape, images.dtype
     layout = "(H, W, C)" if rank == 3 else "(B, H, W, C)"
     if len(shape) != rank or shape[-1] not in (1, 3) or min(shape[-3:-1]) < 3:
         raise ValueError(
@@ -169,12 +169,12 @@ def check_images(images: jax.Array, mode: Mode, *, rank: int) -> None:
         _check_unit_range("images of smooth mode", images)
 
 
-def check_levels(levels: float | jax.Array) -> None:
+def check_levels(levels: float | jax.Array | np.ndarray) -> None:
     """Refuses levels outside [0, 1] where their values are known."""
     _check_unit_range("levels", levels)
 
 
-def _check_unit_range(what: str, values: float | jax.Array) -> None:
+def _check_unit_range(what: str, values: float | jax.Array | np.ndarray) -> None:
     if isinstance(values, jax.core.Tracer):
         return
     known = np.asarray(values)

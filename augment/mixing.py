@@ -37,7 +37,7 @@ def padded_crop(
         raise ValueError(f"padding must be at least 0, got {padding}")
     border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     wide = jnp.pad(images, border, constant_values=fill)
-    return geometric.random_crop(key, wide, size=images.shape[1:3])
+    return geometric.random_crop(key, wide, size=(images.shape[1], images.shape[2]))
 
 
 def random_cutout(
