@@ -81,26 +81,41 @@ class Operation:
 
     def function(self, mode: Mode) -> Callable[..., jax.Array]:
         """The unchecked function (image, level, key) -> image of a mode."""
+        change = self.change(mode)
+
+        def run(image: jax.Array, level: jax.Array, key: jax.Array) -> jax.Array:
+            return change(image, level, *coin(key))
+
+        return run
+
+    def change(self, mode: Mode) -> Callable[..., jax.Array]:
+        """The unchecked function (image, level, flip, key) -> image of a mode.
+
+        `flip` is the outcome of the coin; an operation without a mirror ignores it.
+        """
         if mode not in ("reference", "smooth"):
             raise ValueError(f"mode must be 'reference' or 'smooth', got {mode!r}")
-        change = self.reference if mode == "reference" else self.smooth
-        if change is None:
+        function = self.reference if mode == "reference" else self.smooth
+        if function is None:
             raise ValueError(
                 f"operation {self.name!r} has no smooth mode; take mode='reference' or "
                 f"give it a `smooth` function"
             )
 
-        def run(image: jax.Array, level: jax.Array, key: jax.Array) -> jax.Array:
-            if self.mirror is None:
-                flip, inner = jnp.bool_(False), key
-            else:
-                sign, inner = jax.random.split(key)
-                flip = jax.random.bernoulli(sign)
-            centre = self.mirror or 0.0
-            v = Magnitude(level, self.low, self.high, flip, centre)
-            return change(image, v, inner)
+        def run(
+            image: jax.Array, level: jax.Array, flip: jax.Array, key: jax.Array
+        ) -> jax.Array:
+            flipped = jnp.bool_(False) if self.mirror is None else flip
+            v = Magnitude(level, self.low, self.high, flipped, self.mirror or 0.0)
+            return function(image, v, key)
 
         return run
+
+
+def coin(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """From an operation's key the () bool sign and the key that its function gets."""
+    sign, inner = jax.random.split(key)
+    return jax.random.bernoulli(sign), inner
 
 
 # The search space of DADA (Li et al. 2020), its order and its ranges. An operation of

@@ -193,27 +193,32 @@ def apply_draw(
       ValueError: the images are not as above.
     """
     image_ops.check_images(images, mode, rank=4)
-    branches = [_nothing, *(each.function(mode) for each in draw.table)]
+    branches = [_nothing, *(each.change(mode) for each in draw.table)]
     batch, (groups, steps) = len(images), draw.operations.shape
     if batch % groups:
         raise ValueError(f"{batch} images do not divide into the {groups} draws")
     size = batch // groups
     parts = jnp.reshape(images, (groups, size, *images.shape[1:]))
+    # Drawn for all at once: inside the loop below a draw costs more than most changes.
     keys = jax.random.split(key, (groups, steps, size))
+    flips, inner = jax.vmap(image_ops.coin)(keys.reshape(-1))
+    flips, inner = flips.reshape(keys.shape), inner.reshape(keys.shape)
     rows = jnp.where(draw.applied, draw.operations + 1, 0)
     levels = jnp.clip(draw.levels, 0, 1)
 
     choices = [_batched(branch, size) for branch in branches]
 
     def step(pixels: jax.Array, part: tuple) -> tuple[jax.Array, None]:
-        row, level, image_keys = part
-        return jax.lax.switch(row, choices, pixels, level, image_keys), None
+        row, *numbers = part
+        return jax.lax.switch(row, choices, pixels, *numbers), None
 
     def each_group(part: tuple) -> jax.Array:
         pixels, *of_steps = part
         return jax.lax.scan(step, pixels, tuple(of_steps))[0]
 
-    return jax.lax.map(each_group, (parts, rows, levels, keys)).reshape(images.shape)
+    return jax.lax.map(each_group, (parts, rows, levels, flips, inner)).reshape(
+        images.shape
+    )
 
 
 def apply(
@@ -245,16 +250,20 @@ def apply(
     return apply_draw(draw, images, applying, mode=mode)
 
 
-def _nothing(image: jax.Array, level: jax.Array, key: jax.Array) -> jax.Array:
+def _nothing(
+    image: jax.Array, level: jax.Array, flip: jax.Array, key: jax.Array
+) -> jax.Array:
     return image
 
 
 def _batched(branch: Callable[..., jax.Array], size: int) -> Callable[..., jax.Array]:
     """A branch over the images of a group, without the cost of `vmap` for one."""
     if size > 1:
-        return jax.vmap(branch, in_axes=(0, None, 0))
+        return jax.vmap(branch, in_axes=(0, None, 0, 0))
 
-    def alone(images: jax.Array, level: jax.Array, keys: jax.Array) -> jax.Array:
-        return branch(images[0], level, keys[0])[None]
+    def alone(
+        images: jax.Array, level: jax.Array, flips: jax.Array, keys: jax.Array
+    ) -> jax.Array:
+        return branch(images[0], level, flips[0], keys[0])[None]
 
     return alone

@@ -8,6 +8,7 @@ as in Li et al. 2020 (DADA).
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,7 @@ def rotate(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
     c = fixed_point.floor(sin, scale=ONE, halves=1)
     start_x = _start(width, height, cos, minus)
     start_y = _start(height, width, cos, sin)
+    a, b, c, start_x, start_y = _once(v, (a, b, c, start_x, start_y))
     y, x = _grid(image)
     rows = (start_y + a * y + c * x) >> 16
     return _take(image, rows, (start_x + b * y + a * x) >> 16)
@@ -92,7 +94,7 @@ def auto_contrast(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
     nearby = exceptions[start[:, None] + jnp.arange(longest)[None]]  # (C, longest)
     hits = nearby[:, None, :] == (code[:, None] + values)[:, :, None]
     table = jnp.clip(table - hits.any(-1), 0, 255)
-    return _look_up(image, jnp.where((high > low)[:, None], table, values))
+    return _look_up(image, _once(v, jnp.where((high > low)[:, None], table, values)))
 
 
 def invert(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
@@ -102,7 +104,7 @@ def invert(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
 
 def equalize(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
     """Flattens each channel's histogram; v plays no part."""
-    return _look_up(image, equalize_table(image))
+    return _look_up(image, _once(v, equalize_table(image)))
 
 
 def solarize(image: jax.Array, v: Magnitude, key: jax.Array) -> jax.Array:
@@ -227,6 +229,16 @@ def equalize_table(image: jax.Array) -> jax.Array:
     below = jnp.cumsum(counts, 1) - counts
     table = (step // 2 + below) // jnp.maximum(step, 1)
     return jnp.where(step > 0, jnp.clip(table, 0, 255), jnp.arange(256)[None])
+
+
+def _once(v: Magnitude, values: Any) -> Any:
+    """The values themselves, computed before the pixels are.
+
+    XLA on CPU would compute them again for each pixel of a single image (a rotation
+    takes 50 times as long). What a branch takes has to be there; a barrier is not kept.
+    """
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    return jax.lax.cond(v.level >= 0, lambda given: given, zeros, values)
 
 
 def _look_up(image: jax.Array, table: jax.Array) -> jax.Array:

@@ -48,9 +48,9 @@ def run(index, images, levels, keys, *, mode="reference"):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def coins(keys, height, width):
     """What the operations draw: does the sign change, where is a cut-out's centre."""
-    flips = jax.vmap(lambda key: jax.random.bernoulli(jax.random.split(key)[0]))(keys)
+    flips, inner = jax.vmap(image_ops.coin)(keys)
     draw = functools.partial(reference_ops.random_centre, height=height, width=width)
-    return flips, jax.vmap(draw)(keys)
+    return flips, jax.vmap(draw)(inner)
 
 
 def pictures(count, height, width, channels, seed=0):
@@ -243,7 +243,7 @@ WEIGHTS = np.random.default_rng(0).random((1, 6, 6, 3), np.float32)
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_smooth_mode_has_true_derivatives_in_level_and_image(name):
     index, images = NAMES.index(name), soft_images()
-    level = jnp.float32(0.213 if name.endswith("Abs") else 0.613)
+    level = jnp.float32(0.18 if name.endswith("Abs") else 0.613)
     towards = np.random.default_rng(1).normal(size=images.shape).astype(np.float32)
     direction = (jnp.float32(0.5), jnp.asarray(towards))
     _, slopes, forward = derivatives(index, level, images, direction)

@@ -64,11 +64,11 @@ def test_a_draw_is_applied_as_pillow_would():
         group, within = divmod(place, 2)
         for step in range(2):
             each = PAIRS.table[int(draw.operations[group, step])]
-            key = keys[group, step, within]
+            flip, inner = image_ops.coin(keys[group, step, within])
             v = float(draw.levels[group, step]) * (each.high - each.low) + each.low
-            if each.mirror == 0 and jax.random.bernoulli(jax.random.split(key)[0]):
+            if each.mirror == 0 and flip:
                 v = -v
-            centre = reference_ops.random_centre(key, 12, 12)
+            centre = reference_ops.random_centre(inner, 12, 12)
             if draw.applied[group, step]:
                 image = pillow(each.name, image, v, np.asarray(centre))
         assert np.array_equal(results[place], image), place

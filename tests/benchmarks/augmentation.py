@@ -3,11 +3,11 @@
 python tests/benchmarks/augmentation.py [--out docs/results/bench_augmentation.json]
     [--only NAMES] [--sides 32,224] [--batch N] [--cores N] [--repeats N]
 
-All run in one process, on as many cores as asked for, taking turns. Ours takes a batch of
-uint8 images, each with a level and a key of its own; Pillow takes one image after another,
-from array to array; kornia takes the batch as float32 tensors, albumentations one image
-after another, where they are installed. Pillow's results are compared with ours first.
-Compilation is not timed, but reported.
+All run in one process, on as many cores as asked for, taking turns. Ours takes a batch
+of uint8 images, each with a level and a key of its own; Pillow takes one image after
+another, from array to array; kornia takes the batch as float32 tensors, albumentations
+one image after another, where they are installed. Pillow's results are compared with
+ours first. Compilation is not timed, but reported.
 """
 
 import argparse
@@ -125,14 +125,13 @@ def coins(signed: bool, keys, height: int, width: int):
     if place not in COINS:
         import jax
 
-        from augment import reference_ops
+        from augment import image_ops, reference_ops
 
-        split = jax.vmap(jax.random.split)(keys)[:, 0]
-        flips = np.asarray(jax.vmap(jax.random.bernoulli)(split)) & signed
+        flips, inner = jax.vmap(image_ops.coin)(keys)
         draw = functools.partial(
             reference_ops.random_centre, height=height, width=width
         )
-        COINS[place] = flips, np.asarray(jax.vmap(draw)(keys))
+        COINS[place] = np.asarray(flips) & signed, np.asarray(jax.vmap(draw)(inner))
     return COINS[place]
 
 
@@ -228,7 +227,9 @@ def albumentations_peer(name: str, images: np.ndarray) -> dict[str, Callable]:
     return {"albumentations": lambda: [change(image=each)["image"] for each in images]}
 
 
-def compare(name: str, runs: dict[str, Callable], images: np.ndarray, repeats: int):
+def compare(
+    name: str, runs: dict[str, Callable], images: np.ndarray, repeats: int
+) -> dict:
     """Medians of images a second, the libraries in turns."""
     start = time.perf_counter()
     ours = np.asarray(runs["ours"]())
