@@ -2,10 +2,10 @@
 
 Each takes an image (H, W, C) uint8, C = 1 or 3, a `Magnitude` v and a key, and returns
 the image changed. Positions and tables are integer arithmetic, blends float32 in the
-order of Pillow 13 on x86-64, so that jit, vmap and accelerators change no pixel. What
-lies outside the image is black. Where a shift v·W is half a pixel to the last digit, as
-at level 21/32 of 32 pixels, Pillow's float64 may fall either way; here it goes up. Names and semantics: Cubuk et al. 2019 (AutoAugment),
-as in Li et al. 2020 (DADA).
+order of Pillow 13 on x86-64, so that jit and vmap change no pixel. What lies outside
+the image is black. Where a shift v·W is half a pixel to the last digit, as at level
+21/32 of 32 pixels, Pillow's float64 may fall either way; here it goes up. Names and
+semantics: Cubuk et al. 2019 (AutoAugment), as in Li et al. 2020 (DADA).
 """
 
 import functools
