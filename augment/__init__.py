@@ -16,16 +16,62 @@ if TYPE_CHECKING:
     from augment.geometric import random_flip as random_flip
     from augment.geometric import random_resized_crop as random_resized_crop
     from augment.geometric import resized_crop as resized_crop
+    from augment.host import HostPolicy as HostPolicy
+    from augment.image_ops import EXTRA_OPERATIONS as EXTRA_OPERATIONS
+    from augment.image_ops import OPERATIONS as OPERATIONS
+    from augment.image_ops import Operation as Operation
+    from augment.image_ops import operation as operation
+    from augment.level_gradients import straight_through as straight_through
+    from augment.mixing import blend_pairs as blend_pairs
+    from augment.mixing import cutmix as cutmix
+    from augment.mixing import mixup as mixup
+    from augment.mixing import padded_crop as padded_crop
+    from augment.mixing import random_cutout as random_cutout
+    from augment.policies import auto_augment as auto_augment
+    from augment.policies import dada as dada
+    from augment.policies import rand_augment as rand_augment
+    from augment.policies import trivial_augment as trivial_augment
+    from augment.policy import Draw as Draw
+    from augment.policy import Policy as Policy
+    from augment.policy import apply as apply
+    from augment.policy import apply_draw as apply_draw
+    from augment.policy import make_policy as make_policy
+    from augment.policy import sample as sample
+    from augment.policy_files import load_policy as load_policy
+    from augment.policy_files import save_policy as save_policy
 
 _MODULES = {
+    "Draw": "policy",
+    "EXTRA_OPERATIONS": "image_ops",
+    "HostPolicy": "host",
+    "OPERATIONS": "image_ops",
+    "Operation": "image_ops",
+    "Policy": "policy",
     "affine": "geometric",
     "affine_matrices": "geometric",
+    "apply": "policy",
+    "apply_draw": "policy",
+    "auto_augment": "policies",
+    "blend_pairs": "mixing",
     "centre_crop": "geometric",
+    "cutmix": "mixing",
+    "dada": "policies",
+    "load_policy": "policy_files",
+    "make_policy": "policy",
+    "mixup": "mixing",
+    "operation": "image_ops",
+    "padded_crop": "mixing",
+    "rand_augment": "policies",
     "random_affine": "geometric",
     "random_crop": "geometric",
+    "random_cutout": "mixing",
     "random_flip": "geometric",
     "random_resized_crop": "geometric",
     "resized_crop": "geometric",
+    "sample": "policy",
+    "save_policy": "policy_files",
+    "straight_through": "level_gradients",
+    "trivial_augment": "policies",
 }
 
 __all__ = sorted(_MODULES)

@@ -1,0 +1,74 @@
+"""Policies on NumPy arrays, for a loader on the host."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from augment import image_ops, policy
+from augment.policy import Policy
+
+
+class HostPolicy:
+    """Applies a policy to the images of NumPy examples, on the CPU.
+
+    An instance is what grain's `dataset.random_map(...)` takes, and a plain function
+    for any other loader. It compiles once for each shape of image; threads may share
+    it.
+
+        change = augment.HostPolicy(augment.trivial_augment())
+        dataset = dataset.random_map(change)
+    """
+
+    def __init__(self, policy: Policy, *, field: str = "image"):
+        """Prepares the policy.
+
+        Args:
+          policy: what to draw from.
+          field: entry of an example that holds its image.
+        """
+        self.policy = policy
+        self.field = field
+
+    def __call__(
+        self, example: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Changes the image of one example, or each image of a batch.
+
+        Args:
+          example: entries by name; `field` is an image (H, W, C) or a batch
+            (B, H, W, C), uint8, C = 1 or 3.
+          rng: where the randomness comes from; the same state repeats the result.
+
+        Returns:
+          The same entries with the image changed, uint8.
+
+        Raises:
+          KeyError: there is no entry `field`.
+          ValueError: the image is not as above.
+        """
+        if self.field not in example:
+            raise KeyError(
+                f"no entry {self.field!r} in an example with {sorted(example)}; name "
+                "the image's entry by field=…"
+            )
+        image = np.asarray(example[self.field])
+        image_ops.check_images(image, "reference", rank=4 if image.ndim == 4 else 3)
+        batch = image if image.ndim == 4 else image[None]
+        seed = rng.integers(1 << 32, dtype=np.uint32)
+        with jax.default_device(jax.devices("cpu")[0]):
+            changed = np.asarray(_apply(self.policy, seed, batch))
+        return {**example, self.field: changed.reshape(image.shape)}
+
+    def random_map(
+        self, element: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """The same, by the name that grain's transformations have."""
+        return self(element, rng)
+
+
+@jax.jit
+def _apply(policy_: Policy, seed: jax.Array, images: jax.Array) -> jax.Array:
+    key = jax.random.key(seed)
+    return policy.apply(policy_, key, images, grouping=len(images))
