@@ -433,7 +433,7 @@ class RandomnessTest(chex.TestCase):
 class PackageTest(chex.TestCase):
     def test_public_names_resolve(self):
         for name in augment.__all__:
-            self.assertTrue(callable(getattr(augment, name)), name)
+            self.assertIsNotNone(getattr(augment, name), name)
             self.assertIn(name, dir(augment))
         with self.assertRaises(AttributeError):
             augment.missing  # noqa: B018
