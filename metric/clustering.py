@@ -1,4 +1,4 @@
-"""Clustering measures of an embedding: NMI and pair-counting F1 after k-means."""
+"""Clustering measures of an embedding after k-means: NMI, F1, Rand index, purity."""
 
 import warnings
 
@@ -30,7 +30,7 @@ def clustering_measures(
       restarts: number of runs, >= 1, of which the tightest counts.
 
     Returns:
-      `nmi` and `f1`, both in [0, 1].
+      `nmi`, `f1`, `rand_index` and `purity`, all in [0, 1].
 
     Raises:
       ValueError: there is no row, lengths disagree, embeddings are not finite, or
@@ -61,41 +61,50 @@ def clustering_measures(
 
 
 def agreement(clusters: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Normalised mutual information and pair F1 of two partitions.
+    """Normalised mutual information and other measures of two partitions.
 
     NMI = 2 I(C; Y) / (H(C) + H(Y)), natural logarithms. F1 is the harmonic mean of the
     precision and recall of "same cluster" as a prediction of "same class" over all
-    unordered pairs, 2 TP / (pairs within clusters + pairs within classes). Either is 1
-    where its denominator is 0.
+    unordered pairs, 2 TP / (pairs within clusters + pairs within classes). The Rand
+    index is the share of pairs that both put together or both keep apart. Each is 1
+    where its denominator is 0. Purity is the share of items in the largest class of
+    their cluster.
 
     Args:
       clusters: (N,) cluster ids, N >= 1.
       labels: (N,) class ids.
 
     Returns:
-      `nmi` and `f1`, both in [0, 1].
+      `nmi`, `f1`, `rand_index` and `purity`, all in [0, 1].
     """
-    joint, of_cluster, of_class = _overlaps(np.asarray(clusters), np.asarray(labels))
+    joint, owner, of_cluster, of_class = _overlaps(
+        np.asarray(clusters), np.asarray(labels)
+    )
     total = joint.sum()
     entropy = _entropy(of_cluster / total) + _entropy(of_class / total)
     information = max(0.0, entropy - _entropy(joint / total))
-    pairs = _pairs(of_cluster) + _pairs(of_class)
+    together, pairs = _pairs(joint), _pairs(of_cluster) + _pairs(of_class)
+    every = _pairs(total)
+    largest = np.zeros_like(of_cluster)
+    np.maximum.at(largest, owner, joint)
     return {
         "nmi": min(1.0, 2 * information / entropy) if entropy > 0 else 1.0,
-        "f1": 2 * _pairs(joint) / pairs if pairs else 1.0,
+        "f1": 2 * together / pairs if pairs else 1.0,
+        "rand_index": 1 - (pairs - 2 * together) / every if every else 1.0,
+        "purity": float(largest.sum() / total),
     }
 
 
 def _overlaps(
     clusters: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sizes of the non-empty intersections, of the clusters and of the classes."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sizes of the overlaps, the cluster of each; sizes of clusters and of classes."""
     _, cluster_ids, of_cluster = np.unique(
         clusters, return_inverse=True, return_counts=True
     )
     _, class_ids, of_class = np.unique(labels, return_inverse=True, return_counts=True)
-    _, joint = np.unique(cluster_ids * len(of_class) + class_ids, return_counts=True)
-    return joint, of_cluster, of_class
+    both, joint = np.unique(cluster_ids * len(of_class) + class_ids, return_counts=True)
+    return joint, both // len(of_class), of_cluster, of_class
 
 
 def _entropy(share: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from metric import groups
+from metric import groups, precision
 from metric.search import Search, check_column
 
 
@@ -93,35 +93,21 @@ def reid_measures(
     order = np.argsort(items.counts[query_ids], kind="stable")
     order = order[matches[order] > 0]
     first = np.empty(len(order), np.int64)
-    precision = np.empty(len(order))
+    average = np.empty(len(order))
     for part, chosen in search.blocks(order):
         length = groups.few_lengths(int(items.counts[query_ids[chosen]].max()))
         members = items.members(query_ids[chosen], length)
         ranks = search.ranks(search.scores(chosen), members)
-        first[part], precision[part] = _average_precision(ranks, ap)
+        first[part], average[part] = precision.of_ranks(ranks, ap)
 
     def mean(values: np.ndarray) -> float:
         return float(np.mean(values)) if len(order) else math.nan
 
     return {
         "cmc_at_k": {k: mean(first <= k) for k in ks},
-        "map": mean(precision),
+        "map": mean(average),
         "num_dropped": len(query_ids) - len(order),
     }
-
-
-def _average_precision(ranks: np.ndarray, ap: str) -> tuple[np.ndarray, np.ndarray]:
-    """First rank and average precision, (b,) each, of matches (b, R); 0 is no match."""
-    there = ranks > 0
-    place = np.sort(np.where(there, ranks, np.iinfo(np.int32).max), axis=1)
-    number = np.arange(1, ranks.shape[1] + 1)
-    matches = np.sum(there, axis=1)
-    precision = number / place
-    if ap == "trapezoid":
-        before = np.where(place == 1, 1, (number - 1) / np.maximum(place - 1, 1))
-        precision = (before + precision) / 2
-    counted = number <= matches[:, None]
-    return place[:, 0], np.sum(precision, axis=1, where=counted) / matches
 
 
 def _shots(

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from metric import groups
+from metric import groups, precision
 from metric.search import Search
 
 
@@ -23,6 +23,8 @@ def retrieval_measures(
     count_singletons: bool = False,
     mesh: Mesh | None = None,
     per_query: bool = False,
+    whole_ranking: bool = False,
+    average: Literal["query", "class"] = "query",
 ) -> dict[str, Any]:
     """How well items of the same class are ranked first by cosine similarity.
 
@@ -32,8 +34,9 @@ def retrieval_measures(
         recall@k = [some rel(l) = 1, l <= k],  R-precision = prec(R),
         AP@R = 1/R sum_{l<=R} prec(l) rel(l),  RR = 1 / (rank of the first relevant),
 
-    each averaged over queries (Musgrave et al. 2020, section 4). The ranking is exact
-    and over the whole gallery; equal similarities rank the lower gallery index first.
+    each averaged over queries (Musgrave et al. 2020, section 4). AP over the whole
+    ranking is 1/R sum_j j / p_j, with p_1 < … < p_R the ranks of the relevant items.
+    Rankings are exact; equal similarities rank the lower gallery index first.
 
     Args:
       queries: (Q, D) raw embeddings, normalised inside, ranked in float32.
@@ -48,17 +51,22 @@ def retrieval_measures(
         part of the rows; None is the default device. Similarities, and so the ranking,
         are those of one device, up to the rounding of the matrix products.
       per_query: also return the values of each query, of which the measures are means.
+      whole_ranking: also return `map`, the mean of AP over the whole ranking, which
+        takes the rank of every relevant item.
+      average: means over all queries, or over classes of the means within each.
 
     Returns:
       `recall_at_k` {k: mean}, `map_at_r`, `r_precision`, `mrr`, all in [0, 1], and
       `num_dropped`, the number of queries left out. Means over no query are NaN.
-      With `per_query` also `per_query`: the first four with arrays (Q,) in place of
+      With `per_query` also `per_query`: the measures with arrays (Q,) in place of
       the means, NaN where a query is left out.
 
     Raises:
-      ValueError: lengths or widths disagree, embeddings are not finite, or `ks` or
-        `block_size` hold anything below 1.
+      ValueError: lengths or widths disagree, embeddings are not finite, `ks` or
+        `block_size` hold anything below 1, or `average` is neither of the two.
     """
+    if average not in ("query", "class"):
+        raise ValueError(f"average must be query or class, got {average!r}")
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("give gallery and gallery_labels together, or neither")
     if any(k < 1 for k in ks):
@@ -73,24 +81,33 @@ def retrieval_measures(
     order = np.argsort(relevant, kind="stable")
     order = order[relevant[order] > 0]
     rank = np.empty(len(order), np.int64)
-    r_precision, average_precision = np.empty((2, len(order)))
+    r_precision, average_precision, whole = np.empty((3, len(order)))
     for part, rows in search.blocks(order):
         scores = search.scores(rows)
         length = groups.few_lengths(int(relevant_items.counts[query_ids[rows]].max()))
         _, nearest = search.top(scores, min(length, len(gallery_ids)), len(rows))
         hits = gallery_ids[nearest] == query_ids[rows, None]
         rank[part] = 1 + np.argmax(hits, axis=1)
-        if not hits.any(axis=1).all():
-            members = relevant_items.members(query_ids[rows], length)
+        members = relevant_items.members(query_ids[rows], length)
+        if whole_ranking:
+            ranks = search.ranks(scores, members)
+            rank[part], whole[part] = precision.of_ranks(ranks)
+        elif not hits.any(axis=1).all():
             rank[part] = search.first_rank(scores, members)
-        r_precision[part], average_precision[part] = _precision_at_r(
+        r_precision[part], average_precision[part] = precision.at_r(
             hits, relevant[rows]
         )
 
-    counted = len(relevant) if count_singletons else len(order)
+    counted = np.arange(len(relevant)) if count_singletons else order
+    classes, sizes = np.unique(query_ids[counted], return_counts=True)
+    place = np.searchsorted(classes, query_ids[order])
 
     def mean(values: np.ndarray) -> float:
-        return float(np.sum(values) / counted) if counted else math.nan
+        if not len(counted):
+            return math.nan
+        if average == "class":
+            return float(np.mean(np.bincount(place, values, len(classes)) / sizes))
+        return float(np.sum(values) / len(counted))
 
     def each(values: np.ndarray) -> np.ndarray:
         every = np.full(len(relevant), 0.0 if count_singletons else np.nan)
@@ -103,9 +120,10 @@ def retrieval_measures(
             "map_at_r": reduce(average_precision),
             "r_precision": reduce(r_precision),
             "mrr": reduce(1 / rank),
+            **({"map": reduce(whole)} if whole_ranking else {}),
         }
 
-    found = reduced(mean) | {"num_dropped": len(relevant) - counted}
+    found = reduced(mean) | {"num_dropped": len(relevant) - len(counted)}
     return found | {"per_query": reduced(each)} if per_query else found
 
 
@@ -158,14 +176,3 @@ def nearest_neighbours(
                 search.scores(rows), found, len(rows), recall
             )
     return indices, similarities
-
-
-def _precision_at_r(
-    hits: np.ndarray, relevant: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """R-precision and average precision at R, (b,) each, of hits (b, k) by rank."""
-    position = np.arange(1, hits.shape[1] + 1)
-    hits = hits & (position <= relevant[:, None])
-    found = np.cumsum(hits, axis=1)
-    average = np.sum(found / position, axis=1, where=hits) / relevant
-    return found[:, -1] / relevant, average

@@ -208,12 +208,13 @@ class Retrieval:
         if self.clustering:
             items = queries if gallery is None else np.concatenate([queries, gallery])
             labels = [each["label"] for _, each in embedded.values()]
-            main |= metric.clustering_measures(
+            clusters = metric.clustering_measures(
                 items,
                 np.concatenate(labels),
                 seed=0,
                 restarts=self.clustering_restarts,
             )
+            main |= {name: clusters[name] for name in ("nmi", "f1")}
         dropped = found.pop("num_dropped")
         return main | recalls | found | ({"num_dropped": dropped} if dropped else {})
 

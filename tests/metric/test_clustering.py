@@ -16,6 +16,9 @@ def _blobs(seed, classes=6, per_class=15, spread=0.1):
     return centres + spread * rng.standard_normal(centres.shape), labels
 
 
+PERFECT = dict.fromkeys(("nmi", "f1", "rand_index", "purity"), 1)
+
+
 def _pair_f1(clusters, labels):
     pairs = list(itertools.combinations(range(len(labels)), 2))
     together = [clusters[i] == clusters[j] for i, j in pairs]
@@ -34,19 +37,23 @@ def test_agreement_equals_sklearn_nmi_and_counted_pairs(seed):
     wanted = metrics.normalized_mutual_info_score(labels, noisy)
     assert measured["nmi"] == pytest.approx(wanted, abs=1e-12)
     assert measured["f1"] == pytest.approx(_pair_f1(noisy, labels), abs=1e-12)
+    assert measured["rand_index"] == pytest.approx(metrics.rand_score(labels, noisy))
+    largest = [np.bincount(labels[noisy == c]).max() for c in np.unique(noisy)]
+    assert measured["purity"] == pytest.approx(sum(largest) / 60)
 
 
 def test_agreement_by_hand():
     # Every cluster holds one of each class: no information, no pair is right.
     measured = clustering.agreement([0, 0, 1, 1], ["a", "b", "a", "b"])
-    assert measured == pytest.approx({"nmi": 0, "f1": 0}, abs=1e-12)
+    wanted = {"nmi": 0, "f1": 0, "rand_index": 1 / 3, "purity": 1 / 2}
+    assert measured == pytest.approx(wanted, abs=1e-12)
     measured = clustering.agreement([0, 0, 0, 1], [0, 0, 1, 1])
     assert measured["f1"] == pytest.approx(2 * 1 / (3 + 2))
 
 
 @pytest.mark.parametrize("labels", [[5], [1, 2, 3], [4, 4, 4]])
 def test_agreement_of_equal_partitions_is_one(labels):
-    assert clustering.agreement(labels, labels) == pytest.approx({"nmi": 1, "f1": 1})
+    assert clustering.agreement(labels, labels) == pytest.approx(PERFECT)
 
 
 def test_separate_blobs_are_found_whatever_the_lengths_of_their_rows():
@@ -55,7 +62,7 @@ def test_separate_blobs_are_found_whatever_the_lengths_of_their_rows():
     measured = clustering.clustering_measures(
         points * lengths, labels, seed=0, restarts=5
     )
-    assert measured == pytest.approx({"nmi": 1, "f1": 1})
+    assert measured == pytest.approx(PERFECT)
 
 
 def test_labels_without_structure_score_low():

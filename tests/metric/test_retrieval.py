@@ -62,6 +62,48 @@ def test_measures_equal_a_full_sort_with_ties_and_singletons(seed, block_size):
     _assert_same(measured, _oracle(units, labels))
 
 
+def _whole_ap(units, labels):
+    """AP over all ranks by sorting, of each query with company; its class."""
+    found = []
+    for i, query in enumerate(units):
+        others = [j for j in range(len(units)) if j != i]
+        others.sort(key=lambda j: (-float(np.dot(query, units[j])), j))
+        hits = np.array([labels[j] == labels[i] for j in others])
+        if hits.any():
+            precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            found.append((precisions[hits].mean(), labels[i]))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("block_size", [7, None])
+def test_ap_over_the_whole_ranking_equals_a_full_sort(seed, block_size):
+    rng = np.random.default_rng(seed)
+    units = _exact_units(rng, 37)
+    labels = np.minimum(rng.geometric(0.15, 37), 12)
+    options = {"block_size": block_size, "whole_ranking": True}
+    measured = retrieval.retrieval_measures(units, labels, **options)
+    wanted = _whole_ap(units, labels)
+    assert measured.pop("map") == pytest.approx(np.mean([ap for ap, _ in wanted]))
+    _assert_same(measured, _oracle(units, labels))  # the others stay as they are
+    measured = retrieval.retrieval_measures(units, labels, average="class", **options)
+    by_class = [
+        np.mean([ap for ap, own in wanted if own == label])
+        for label in {own for _, own in wanted}
+    ]
+    assert measured["map"] == pytest.approx(np.mean(by_class))
+
+
+def test_classes_without_company_count_as_missed_ones_where_asked():
+    rows = np.eye(3)[[0, 0, 1, 2, 2]]
+    labels = [0, 0, 1, 2, 2]  # two perfect classes, one alone
+    for singletons, wanted in ((True, 2 / 3), (False, 1)):
+        measured = retrieval.retrieval_measures(
+            rows, labels, average="class", count_singletons=singletons
+        )
+        assert measured["map_at_r"] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block_size", [3, None])
 @pytest.mark.parametrize("singletons", [False, True])
