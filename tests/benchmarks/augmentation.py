@@ -239,7 +239,7 @@ def compare(
     rates: dict[str, list[float]] = {library: [] for library in runs}
     for repeat in range(repeats + 1):
         for library, run in runs.items():
-            rate = len(images) / one_turn(run)
+            rate = len(images) / machine.one_turn(run, TURN)
             if repeat:  # the first turn warms up
                 rates[library].append(rate)
     medians = {library: statistics.median(each) for library, each in rates.items()}
@@ -256,17 +256,6 @@ def compare(
         "equal_to_pillow": same,
         "compile_seconds": round(compiled, 2),
     }
-
-
-def one_turn(run: Callable) -> float:
-    """Seconds of a run, the mean of as many in a row as take `TURN` seconds."""
-    start = time.perf_counter()
-    run()
-    number = max(1, round(TURN / (time.perf_counter() - start)))
-    start = time.perf_counter()
-    for _ in range(number):
-        run()
-    return (time.perf_counter() - start) / number
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +31,7 @@ SIZES, WIDTH = (256, 1024), 128
 APART = {"ranked list": 2e-3, "margin": 2e-3}
 # Theirs sets all positive pairs against all negative pairs there: 10 GB and more.
 TOO_LARGE = {("lifted structure", 1024)}
-PAUSE, TURN = 0.02, 0.03  # seconds before and of a turn
+TURN = 0.03  # seconds of a turn
 WARM = 3  # turns before the clock counts
 
 
@@ -166,7 +165,7 @@ def compare(
     seconds: dict[str, list[float]] = {side: [] for side in runs}
     for repeat in range(repeats + WARM):
         for side, run in runs.items():
-            spent = one_turn(run)
+            spent = machine.one_turn(run, TURN)
             if repeat >= WARM:
                 seconds[side].append(spent)
     medians = {side: 1e3 * statistics.median(each) for side, each in seconds.items()}
@@ -181,22 +180,6 @@ def compare(
         "their_value": wanted,
         "ours_mib": step.memory_analysis().temp_size_in_bytes / 2**20,
     }
-
-
-def one_turn(run: Callable) -> float:
-    """Seconds of a run, the mean of as many in a row as take `TURN` seconds.
-
-    The other side's threads still spin for a while, and its data fill the caches: a
-    turn waits first, and runs once before the clock counts.
-    """
-    time.sleep(PAUSE)
-    start = time.perf_counter()
-    run()
-    number = max(1, round(TURN / (time.perf_counter() - start)))
-    start = time.perf_counter()
-    for _ in range(number):
-        run()
-    return (time.perf_counter() - start) / number
 
 
 def class_vectors(theirs: Callable | None, classes: int, name: str):

@@ -271,6 +271,7 @@ def test_embeddings_that_are_not_finite_are_refused(bad):
         ({"gallery": np.eye(4)}, "one width"),
         ({"queries": np.ones(3)}, "rows, width"),
         ({"ks": (0,)}, "ks must be 1 or more"),
+        ({"average": "items"}, "average must be query or class"),
         ({"block_size": 0}, "block_size must be 1 or more"),
     ],
 )
