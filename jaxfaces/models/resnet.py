@@ -1,4 +1,4 @@
-"""Residual networks: ResNet-18/50 (He et al. 2016) and a small one for small images."""
+"""Residual networks: ResNet-18, 50, 200 (He et al. 2016), one for small images."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -69,6 +69,7 @@ class ResNet(nn.Module):
       cpu_conv: on a CPU, compute convolutions and max-pooling as XLA does ("off"), by
         our own forms where they are faster ("auto"), or always ("on").
       colours: what the network takes images as, see `layers.standardize`.
+      remat: keep only the inputs of blocks for the gradient and compute the rest again.
     """
 
     stage_sizes: Sequence[int]
@@ -79,6 +80,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     cpu_conv: str = "off"
     colours: str = "imagenet"
+    remat: bool = False
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps images (B, H, W, C) in [0, 1] to features (B, F), float32."""
@@ -95,12 +97,16 @@ class ResNet(nn.Module):
         )
         x = layers.standardize(images, self.colours).astype(self.dtype)
         x = self._stem(x, conv, norm)
-        found = []
+        block = nn.remat(self.block) if self.remat else self.block
+        found, number = [], 0
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
                 features = self.width << stage
-                x = self.block(features, stride, conv, norm)(x)
+                # Named: what remat wraps would have another name.
+                name = f"{self.block.__name__}_{number}"
+                x = block(features, stride, conv, norm, name=name)(x)
+                number += 1
             found.append(x)
         return found
 
@@ -122,3 +128,4 @@ class ResNet(nn.Module):
 small = functools.partial(ResNet, stage_sizes=(1, 1, 1), width=32, stem="strided")
 resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2))
 resnet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BottleneckBlock)
+resnet200 = functools.partial(ResNet, stage_sizes=(3, 24, 36, 3), block=BottleneckBlock)
