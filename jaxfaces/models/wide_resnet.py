@@ -36,7 +36,8 @@ class WideResNet(cifar.CifarNetwork):
     As released for the searches of augmentation policies (fast-autoaugment, DADA),
     which differs from the paper: convolutions have biases, the stride is on a block's
     second convolution, shortcuts see the raw input, all is drawn as torch draws it, and
-    norms keep a tenth of their statistics a step (momentum 0.9 as torch counts it).
+    norms keep a tenth of their statistics a step (momentum 0.9 as torch counts it; the
+    variance is the batch's own, where torch keeps n / (n - 1) of it).
 
     Attributes:
       depth: layers, 6n + 4.

@@ -29,8 +29,9 @@ class Backbone:
     )
     colours: str = knob(
         "own",
-        "How it takes images: its own way; red, green, blue by ImageNet's mean and "
-        "deviation; or blue, green, red from 0 to 255 less Caffe's mean.",
+        "How it takes images: its own way; red, green, blue by ImageNet's or CIFAR's "
+        "mean and deviation; blue, green, red from 0 to 255 less Caffe's mean; or "
+        "as they are.",
         choices=("own", *layers.COLOURS),
     )
     pretrained: str = knob(
