@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from plain_layers import drawn, drawn_for
 
 from jaxfaces.engine import net
@@ -226,6 +227,22 @@ def test_draws_are_those_of_the_key(name):
     # A pyramid of three blocks seldom drops: of sixteen keys some differ.
     others = [run(jax.random.key(number)) for number in range(16)]
     assert any(np.any(other != others[0]) for other in others)
+
+
+def test_neither_devices_nor_forms_for_a_cpu_change_a_step():
+    network, params, rest = tiny("shake")
+    ours, *_ = tiny("shake", cpu_conv="on")
+    images = jax.random.uniform(KEY, (8, 8, 8, 3))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    apart = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
+    one, several, forms = (
+        jit(functools.partial(f.apply, train=True, key=KEY))(
+            params, {"batch_stats": rest}, x
+        )
+        for f, x in ((network, images), (network, apart), (ours, images))
+    )
+    chex.assert_trees_all_close(one, several, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(one, forms, rtol=1e-4, atol=1e-4)
 
 
 def test_images_standardised_before_give_the_same():
