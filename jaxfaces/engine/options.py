@@ -81,6 +81,13 @@ class Options:
     )
     threads: int = knob(2, "Threads that read data.", lower=1, upper=256, runtime=True)
     prefetch: int = knob(4, "Batches to read ahead.", lower=1, upper=1024, runtime=True)
+    resident: str = knob(
+        "auto",
+        "Training data in memory lie on the devices, and a step is sent row numbers "
+        "alone; auto is where they take a quarter of an accelerator's memory at most.",
+        choices=("auto", "on", "off"),
+        runtime=True,
+    )
     compile_cache: str = knob(
         "", "Folder that keeps compiled programs between runs.", runtime=True
     )
