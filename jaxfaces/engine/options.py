@@ -83,8 +83,8 @@ class Options:
     prefetch: int = knob(4, "Batches to read ahead.", lower=1, upper=1024, runtime=True)
     resident: str = knob(
         "auto",
-        "Training data in memory lie on the devices, and a step is sent row numbers "
-        "alone; auto is where they take a quarter of an accelerator's memory at most.",
+        "Keep training data that are in memory on the devices and send a step row "
+        "numbers alone; auto: where a quarter of an accelerator's memory holds them.",
         choices=("auto", "on", "off"),
         runtime=True,
     )
