@@ -16,7 +16,7 @@ from jaxfaces.engine import mesh as mesh_lib
 from jaxfaces.engine.errors import RunError
 
 PARTS = 4  # "auto" gives the data one of so many equal parts of a device's memory
-PIECE = 64 << 20  # bytes that are read and sent at once
+PIECE = 16 << 20  # bytes that are read and sent at once
 PATIENCE = 10.0  # seconds of silence while the data are sent
 
 # By stream, columns (examples, ...).
