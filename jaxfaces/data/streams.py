@@ -25,7 +25,8 @@ class Stream:
       sweep: number of batches that cover every row once.
       skipped: number of bad examples that were left out.
       in_memory: reading is no more than indexing arrays, so that worker processes
-        would only copy them: --workers leaves it to threads.
+        would only copy them: --workers leaves it to threads, and --resident may read
+        every row once and ask no more.
     """
 
     plan: Plan

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxfaces.data.streams import Stream, ordered
 from jaxfaces.engine import config, mesh, reader
+from jaxfaces.engine import resident as resident_lib
 from jaxfaces.engine.checkpoints import Checkpoints
 from jaxfaces.engine.errors import CheckpointError, RunError
 from jaxfaces.engine.options import Options
@@ -35,6 +36,16 @@ class Assembly:
     def _first_host_batch(self) -> Any:
         return reader.first_batch(self.timeline, self.streams)
 
+    @functools.cached_property
+    def resident(self) -> Mapping[str, Stream]:
+        """The training streams that lie on the devices; all processes ask together.
+
+        Raises:
+          RunError: `--resident=on` asks for one that cannot.
+        """
+        read = {name: self.streams[name] for name in self.timeline.reads(0)}
+        return resident_lib.chosen(read, self.options.resident, self.program.mesh)
+
     def evaluation_streams(self, split: str) -> Mapping[str, Stream]:
         """The streams of a split, each swept once in order; {} where there are none."""
         streams = self.task.streams(split, self.options.stream_seed)
@@ -54,8 +65,9 @@ class Assembly:
         """Begins to compile, in a thread, what step number `step` will need."""
         phase, _ = self.timeline.at(step)
         # Given as the steps will be: a program for batches on the devices is another.
-        batch = mesh.feed(self.program.mesh, self._first_host_batch)
-        given = {name: batch[name] for name in phase.streams}
+        fed = mesh.feed(self.program.mesh, self._first_host_batch)
+        put = self.first_batch() if self.resident else {}
+        given = {n: (put if n in self.resident else fed)[n] for n in phase.streams}
         self.program.compile_ahead(phase, template, given)
 
 

@@ -18,9 +18,9 @@ from jaxfaces.engine import (
     distributed,
     evaluation,
     lock,
-    mesh,
     reader,
     report,
+    resident,
     signals,
     starting,
     totals,
@@ -119,6 +119,10 @@ class _Run:
         else:
             self.tree, self.meta["init_from"] = starting.first(self.parts)
         self.warned = self._skipped()
+        held = resident.load(
+            self.parts.resident, self.program.mesh, say=self.progress.say
+        )
+        self.feed = resident.feeder(held, self.program.mesh)
         self.clock = time.perf_counter()
         self.examples = 0  # that this process read since the last checkpoint
 
@@ -143,6 +147,7 @@ class _Run:
             if self.saved is None:
                 self._boundary()
             streams, timeline = self.parts.streams, self.parts.timeline
+            streams = resident.planned(streams, self.parts.resident)
             ahead = reader.batches(timeline, streams, self.step, self.options)
             with trace as profiler, ahead as batches:
                 self._loop(batches, profiler)
@@ -156,7 +161,7 @@ class _Run:
             phase, begins = timeline.at(self.step)
             if begins and phase.enter is not None:
                 self.tree = program.enter(phase, self.tree, self.step)
-            batch = mesh.feed(program.mesh, host)
+            batch = self.feed(host)
             profiler.before(self.step)
             self.tree, token = program.step(phase, self.tree, batch, self.step)
             self.step += 1

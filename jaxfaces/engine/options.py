@@ -81,6 +81,13 @@ class Options:
     )
     threads: int = knob(2, "Threads that read data.", lower=1, upper=256, runtime=True)
     prefetch: int = knob(4, "Batches to read ahead.", lower=1, upper=1024, runtime=True)
+    resident: str = knob(
+        "auto",
+        "Keep training data that are in memory on the devices and send a step row "
+        "numbers alone; auto: where a quarter of an accelerator's memory holds them.",
+        choices=("auto", "on", "off"),
+        runtime=True,
+    )
     compile_cache: str = knob(
         "", "Folder that keeps compiled programs between runs.", runtime=True
     )

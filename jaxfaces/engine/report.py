@@ -43,6 +43,7 @@ def greeting(parts: Assembly, folder: Path, step: int, steps: int) -> str:
         f"{name}: {examples:,} examples"
         + (f" of {classes:,} classes" if classes else "")
         + _bad(parts.streams[name].skipped)
+        + (" (resident)" if name in parts.resident else "")
         for name, (examples, classes) in parts.sizes.items()
     )
     device = parts.program.mesh.devices.flat[0].device_kind
@@ -128,6 +129,7 @@ def summarize(
         "skipped_steps": int(skipped.sum()),
         "failed_seeds": [parts.options.seed + int(i) for i in np.flatnonzero(failed)],
         "compilations": parts.program.compilations,
+        "resident": sorted(parts.resident),
         "versions": versions(),
         "hardware": hardware(),
     }

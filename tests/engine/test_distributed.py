@@ -122,7 +122,8 @@ def names(workdir):
 def halves(tmp_path_factory):
     """The first half of a run, made by two processes and by one."""
     folder = tmp_path_factory.mktemp("halves")
-    texts = run_two(folder / "two", HALF)
+    task, options = HALF
+    texts = run_two(folder / "two", (task, options | {"resident": "on"}))
     run_one(folder / "one", HALF)
     return folder, texts
 
@@ -133,6 +134,7 @@ def test_two_processes_do_what_one_does_and_write_it_once(halves):
     assert names(folder / "two") == names(folder / "one")
     assert len(list((folder / "two").glob("events*"))) == 1
     assert "8 × cpu of 2 processes" in out
+    assert "(resident)" in out  # as those of the one process are not
     # Gloo itself talks to stdout.
     assert "mse" not in silent and "Linear" not in silent
     summaries = [

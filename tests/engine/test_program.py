@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxfaces.engine import assembly, mesh
+from jaxfaces.engine import assembly, reader, resident
 from jaxfaces.engine.options import Options
 
 
@@ -31,14 +31,16 @@ def lowered():
     active[0] = False
 
 
+@pytest.mark.parametrize("where", ["off", "on"])
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("make", [contract_tasks.Linear, WeakLinear])
-def test_the_first_step_runs_what_was_compiled_ahead(make, seeds, lowered):
-    parts = assembly.assemble(make(), Options(devices=2, parallel_seeds=seeds))
+def test_the_first_step_runs_what_was_compiled_ahead(make, seeds, where, lowered):
+    options = Options(devices=2, parallel_seeds=seeds, resident=where)
+    parts = assembly.assemble(make(), options)
     template = parts.template()
     parts.compile_ahead(0, template)
     tree = parts.start()
-    batch = mesh.feed(parts.program.mesh, parts._first_host_batch)  # as the loop does
+    batch = as_the_loop_does(parts)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), template)
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
     parts.program._ahead["train"].result()
@@ -48,6 +50,15 @@ def test_the_first_step_runs_what_was_compiled_ahead(make, seeds, lowered):
     parts.program.step(phase, tree, batch, 1)
     assert not lowered
     assert parts.program.compilations == 1
+
+
+def as_the_loop_does(parts):
+    """The first batch as the loop gives it to a step."""
+    streams = resident.planned(parts.streams, parts.resident)
+    feed = resident.feeder(
+        resident.load(parts.resident, parts.program.mesh), parts.program.mesh
+    )
+    return feed(reader.first_batch(parts.timeline, streams))
 
 
 def test_what_cannot_be_compiled_fails_at_the_first_step():
