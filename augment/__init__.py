@@ -8,6 +8,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from augment.colour import colour_jitter as colour_jitter
+    from augment.colour import lighting as lighting
     from augment.geometric import affine as affine
     from augment.geometric import affine_matrices as affine_matrices
     from augment.geometric import centre_crop as centre_crop
@@ -54,8 +56,10 @@ _MODULES = {
     "auto_augment": "policies",
     "blend_pairs": "mixing",
     "centre_crop": "geometric",
+    "colour_jitter": "colour",
     "cutmix": "mixing",
     "dada": "policies",
+    "lighting": "colour",
     "load_policy": "policy_files",
     "make_policy": "policy",
     "mixup": "mixing",

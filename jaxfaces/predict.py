@@ -36,6 +36,11 @@ A retrieval run writes to --output:
   neighbours.png   some images with their nearest
   files.csv        what became of every file: ok, or skipped with the reason
   predictions.json the run, the step, the numbers
+
+A classification run writes, beside files.csv and predictions.json:
+  classes.csv      the likeliest --neighbours classes of each image
+  probabilities.npz or .parquet, of all classes
+  classes.png      some images with their class
 Later predictions with the same --output replace them."""
 
 # What a prediction wrote: a folder that holds it holds no images.
@@ -116,7 +121,7 @@ def _predict(command: Command, given: Sequence[str]) -> None:
     place = _gallery_place(command.gallery, output)
     best = command.variables == "best"
     trained = loading.load(workdir, best=best, seed=command.seed)
-    prediction.check(trained.task)
+    prediction.check(trained.task, gallery=place is not None)
     facts: dict[str, Any] = {
         "workdir": command.workdir,
         "variables": command.variables,

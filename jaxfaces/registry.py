@@ -6,6 +6,10 @@ import importlib
 import sys
 
 TASKS = {
+    "classification": (
+        "jaxfaces.tasks.classification:Classification",
+        "images told apart by class: augmentation policies, mixing, reduced sets",
+    ),
     "retrieval": (
         "jaxfaces.tasks.retrieval:Retrieval",
         "embeddings for image retrieval: ranked list loss, contrastive loss",

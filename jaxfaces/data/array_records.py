@@ -118,7 +118,8 @@ class Records:
         if fault:
             return faulty(where, fault)
         name, role = _text(record, "class_name"), _text(record, "role")
-        return Example(image, int(label), where, name, role)
+        id_ = _text(record, "id") or _text(record, "file_name")
+        return Example(image, int(label), where, name, role, id_)
 
 
 def _text(record: dict, name: str) -> str:

@@ -4,7 +4,7 @@ import bisect
 import collections
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,7 @@ class Decoded(NamedTuple):
     labels: np.ndarray
     names: Names | None
     roles: np.ndarray | None
+    ids: np.ndarray | None
     left_out: np.ndarray | None
     in_memory: bool
 
@@ -85,7 +86,8 @@ def decode(
         pixels=column[: len(rows)].__getitem__ if in_memory else on_demand,
         labels=np.array([example.label for example in kept], np.int32),
         names=stored.names or _names(kept),
-        roles=_roles(kept),
+        roles=_words(example.role for example in kept),
+        ids=_words(example.id for example in kept),
         left_out=_counted(chosen, kept, lost) if lost else None,
         in_memory=in_memory,
     )
@@ -208,6 +210,6 @@ def _names(kept: list[Example]) -> dict[int, str] | None:
     return table if any(table.values()) else None
 
 
-def _roles(kept: list[Example]) -> np.ndarray | None:
-    roles = np.array([example.role for example in kept])
-    return roles if (roles != "").any() else None
+def _words(words: Iterable[str]) -> np.ndarray | None:
+    found = np.array(list(words))
+    return found if (found != "").any() else None

@@ -26,6 +26,7 @@ class Example(NamedTuple):
       where: names it in messages.
       class_name: name of its class, "" where only the data set knows it.
       role: "query", "gallery" or "".
+      id: what the data set calls it; "" where it has no names of its own.
       fault: what is wrong with it as stored; "" where nothing is. A faulty example has
         neither image nor label.
     """
@@ -35,6 +36,7 @@ class Example(NamedTuple):
     where: str
     class_name: str = ""
     role: str = ""
+    id: str = ""
     fault: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Class-disjoint division of rows into training and validation."""
+"""Division of rows into training and validation: by class, or within every class."""
 
 import math
 
@@ -31,3 +31,40 @@ def split_classes(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.n
         )
     validation = np.isin(labels, classes[len(classes) - held :])
     return np.flatnonzero(~validation), np.flatnonzero(validation)
+
+
+def split_within_classes(
+    labels: np.ndarray, count: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes rows at random, from every class its share.
+
+    Args:
+      labels: (N,) integers.
+      count: how many rows to take, 0 < count < N, with at least one row of every class
+        on both sides.
+      seed: of the draw. The result depends on it, on `labels` and on `count` alone.
+
+    Returns:
+      The rows taken and the others, both shuffled.
+
+    Raises:
+      ValueError: a class has one row, or `count` leaves a class without a row.
+
+    Source: scikit-learn's StratifiedShuffleSplit, by which the reduced sets of AutoML
+    papers were cut.
+    """
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    labels = np.asarray(labels)
+    present, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(f"class {present[counts.argmin()]} has one image, needs two")
+    if not len(present) <= count <= len(labels) - len(present):
+        raise ValueError(
+            f"{count} of {len(labels)} images leave one of {len(present)} classes "
+            "without an image"
+        )
+    shuffle = StratifiedShuffleSplit(
+        1, train_size=count, test_size=len(labels) - count, random_state=seed
+    )
+    return next(shuffle.split(labels, labels))

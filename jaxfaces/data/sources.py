@@ -23,6 +23,7 @@ class Source:
       names: `names[label]` is the name of a class that occurs; None where classes have
         none.
       roles: (N,) "query" or "gallery", or None where every image is both.
+      ids: (N,) what the data set calls each image, or None where it does not.
       left_out: (N,) number of bad examples that were left out, each counted at a kept
         row of its class, so that subsets count their own; None where there are none.
       in_memory: the images are held decoded.
@@ -32,6 +33,7 @@ class Source:
     labels: np.ndarray
     names: decoding.Names | None = None
     roles: np.ndarray | None = None
+    ids: np.ndarray | None = None
     left_out: np.ndarray | None = None
     in_memory: bool = False
 
@@ -82,6 +84,7 @@ def subset(source: Source, rows: np.ndarray) -> Source:
         pixels=functools.partial(_chosen, source.pixels, rows),
         labels=source.labels[rows],
         roles=None if source.roles is None else source.roles[rows],
+        ids=None if source.ids is None else source.ids[rows],
         left_out=None if source.left_out is None else source.left_out[rows],
     )
 

@@ -24,6 +24,7 @@ class Stream:
       classes: number of classes, 0 where there are none.
       sweep: number of batches that cover every row once.
       skipped: number of bad examples that were left out.
+      names: names of the classes, by label; () where they have none.
       in_memory: reading is no more than indexing arrays, so that worker processes
         would only copy them: --workers leaves it to threads, and --resident may read
         every row once and ask no more.
@@ -36,6 +37,7 @@ class Stream:
     sweep: int
     skipped: int = 0
     in_memory: bool = False
+    names: tuple[str, ...] = ()
 
 
 def load_batch(
@@ -143,21 +145,41 @@ def ordered(stream: Stream) -> Stream:
     )
 
 
-def shuffled_plan(examples: int, batch_size: int, *, seed: int) -> Plan:
+def shuffled_plan(
+    examples: int, batch_size: int, *, seed: int, drop_last: bool = False
+) -> Plan:
     """A new permutation of all rows every sweep; the last batch of a sweep is padded.
 
     The permutation of sweep e depends on (seed, e) alone, so any batch can be named
     without having seen those before it.
+
+    Args:
+      examples: number of rows.
+      batch_size: rows in a batch.
+      seed: of the permutations.
+      drop_last: every batch is whole, and the rows that do not fill one sit a sweep
+        out: padding would count in the statistics of batch norms.
+
+    Returns:
+      The plan.
+
+    Raises:
+      ValueError: there are no rows, or none of the batches would be whole.
     """
     if examples < 1:
         raise ValueError("cannot shuffle a stream without examples")
-    return functools.partial(_shuffled, examples, batch_size, seed)
+    if drop_last and examples < batch_size:
+        raise ValueError(f"--batch_size={batch_size} is more than {examples} images")
+    whole = examples // batch_size if drop_last else None
+    return functools.partial(_shuffled, examples, batch_size, seed, whole)
 
 
-def _shuffled(examples: int, batch_size: int, seed: int, n: int) -> np.ndarray:
-    sweep = n // batches_to_cover(examples, batch_size)
-    table = np.append(_permutation(examples, seed, sweep), examples)
-    return table[_ordered(examples, batch_size, n)]
+def _shuffled(
+    examples: int, batch_size: int, seed: int, whole: int | None, n: int
+) -> np.ndarray:
+    batches = whole or batches_to_cover(examples, batch_size)
+    table = np.append(_permutation(examples, seed, n // batches), examples)
+    return table[_ordered(examples, batch_size, n % batches)]
 
 
 @functools.lru_cache(maxsize=16)

@@ -125,6 +125,7 @@ def export(
         "flags": described["flags"].splitlines(),
         "step": step,
         "seed": options.seed + seed,
+        "classes": list(variables.classes_of(source, metadata)),
         "jaxfaces": described["jaxfaces"],
         "jax": jax.__version__,
         "platforms": list(lowered.platforms),

@@ -21,12 +21,15 @@ class Trained:
       apply: `(variables, batch) -> outputs`, pure; the task's `predict`.
       variables: nested dictionaries of arrays.
       step: at which step of the run they were taken.
+      classes: names of the classes that it was trained on, by label; () where they
+        have none.
     """
 
     task: Any
     apply: Callable[[Any, Mapping[str, Any]], Any]
     variables: Any
     step: int
+    classes: tuple[str, ...] = ()
 
 
 def load(
@@ -60,6 +63,9 @@ def load(
     else:
         folder = RunDir(path)
         task, _ = folder.read(task_class)
-        loaded, metadata = variables_lib.load(folder.params(seed, best=best))
+        path = folder.params(seed, best=best)
+        loaded, metadata = variables_lib.load(path)
     arrays = jax.tree.map(jax.numpy.asarray, loaded)
-    return Trained(task, task.predict, arrays, variables_lib.step_of(path, metadata))
+    step = variables_lib.step_of(path, metadata)
+    classes = variables_lib.classes_of(path, metadata)
+    return Trained(task, task.predict, arrays, step, classes)

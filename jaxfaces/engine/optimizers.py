@@ -24,7 +24,10 @@ class Optimizer:
     schedule: str = knob(
         "constant", "After the warm-up.", choices=("constant", "cosine", "steps")
     )
-    warmup_steps: int = knob(0, "Steps of linear warm-up from 0.", lower=0)
+    warmup_steps: int = knob(0, "Steps of linear warm-up.", lower=0)
+    warmup_start: float = knob(
+        0.0, "Where it starts, as a share of --lr.", lower=0.0, upper=1.0
+    )
     milestones: tuple[int, ...] = knob(
         (),
         "Steps at which schedule=steps multiplies the rate by --decay, each as often "
@@ -60,10 +63,11 @@ class Optimizer:
             main = optax.constant_schedule(self.lr)
         if not self.warmup_steps:
             return main
-        # The first step of n has rate lr / n: a rate of 0 would waste it.
-        warmup = optax.linear_schedule(
-            self.lr / self.warmup_steps, self.lr, max(self.warmup_steps - 1, 1)
-        )
+        if self.warmup_start:
+            start, length = self.warmup_start, self.warmup_steps
+        else:  # the first step of n has rate lr / n: a rate of 0 would waste it
+            start, length = 1 / self.warmup_steps, max(self.warmup_steps - 1, 1)
+        warmup = optax.linear_schedule(start * self.lr, self.lr, length)
         return optax.join_schedules([warmup, main], [self.warmup_steps])
 
     def make(

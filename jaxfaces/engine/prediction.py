@@ -80,18 +80,27 @@ def predict(
         outputs=batches.finish(),
         read=lambda which: stream.read(kept[which]),
         model=digest(trained.variables),
+        classes=trained.classes,
     )
     return predicted, inputs
 
 
-def check(task: Any) -> None:
-    """Raises `RunError` where a task lacks a method that serving files takes."""
-    wanted = ("read_files", "write", "read_outputs")
-    missing = [name for name in wanted if not hasattr(task, name)]
+def check(task: Any, *, gallery: bool = False) -> None:
+    """Raises `RunError` where a task lacks a method that serving files takes.
+
+    Args:
+      task: the task.
+      gallery: earlier outputs or other files shall be searched.
+    """
+    missing = [name for name in ("read_files", "write") if not hasattr(task, name)]
     if missing:
         raise RunError(
             f"the task {type(task).__name__} cannot read files: it has no "
             f"{', '.join(missing)} (docs/adding_a_task.md)"
+        )
+    if gallery and not hasattr(task, "read_outputs"):
+        raise RunError(
+            f"the task {type(task).__name__} searches nothing; leave --gallery out"
         )
 
 

@@ -61,10 +61,12 @@ class Sweep:
     Attributes:
       examples: number of rows.
       classes: number of classes among them.
+      names: of the classes, by label; () where they have none.
     """
 
     def __init__(self, stream: Stream, options: Options):
         self.examples, self.classes = stream.examples, stream.classes
+        self.names = stream.names
         self._stream, self._options = stream, options
 
     def __len__(self) -> int:

@@ -44,6 +44,8 @@ class Records:
             folder.note_columns(self.validation or parts.streams)
         # Schedules may be shorter than the run, whose flags go into its files.
         self._task = config.replace(parts.task, {"steps": parts.timeline.steps})
+        named = (stream.names for stream in parts.streams.values() if stream.names)
+        self._classes = next(named, ())
 
     def evaluate(self, step: int, tree: Mapping[str, Any]) -> None:
         """Measures the validation split, keeps the best parameters, draws pictures."""
@@ -77,7 +79,11 @@ class Records:
                     self.folder.params(seed, best=best),
                     found,
                     metadata=variables.describe(
-                        self._task, self._options, step=step, seed=seed
+                        self._task,
+                        self._options,
+                        step=step,
+                        seed=seed,
+                        classes=self._classes,
                     ),
                 )
 

@@ -56,12 +56,14 @@ class Predicted:
       read: maps row numbers to the columns of `read_files` again, for pictures of a
         few; raises `DataError` where a file is gone.
       model: digest of the variables that made the outputs, "" where it is not known.
+      classes: names of the classes of training by label, () where they have none.
     """
 
     names: Sequence[str]
     outputs: Any
     read: Callable[[Any], Mapping[str, Any]]
     model: str = ""
+    classes: Sequence[str] = ()
 
 
 class Task(Protocol):
@@ -70,8 +72,9 @@ class Task(Protocol):
     `figures`, `classwise`, `smoke`, `sharding` and `imported` may be left out; so may
     `examples_per_step`, how many examples a step reads, which a study compares between
     its arms and otherwise takes from a knob `batch_size`; so may `with_variables`, for
-    a state made by `engine.steps`, and, where `python -m jaxfaces.predict` shall not
-    serve the task, `read_files`, `write` and `read_outputs`.
+    a state made by `engine.steps`; so may `read_files` and `write` where
+    `python -m jaxfaces.predict` shall not serve the task, and `read_outputs` where it
+    shall search no gallery.
     """
 
     steps: int

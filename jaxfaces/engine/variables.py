@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ EMPTY, DIGEST = "empty", "digest"
 ADVICE = "Copy it again, or let its run write it again"
 
 
-def describe(task: Any, options: Options, *, step: int, seed: int) -> dict[str, str]:
+def describe(
+    task: Any, options: Options, *, step: int, seed: int, classes: Sequence[str] = ()
+) -> dict[str, str]:
     """Metadata from which `task_of` makes the task again.
 
     Args:
@@ -32,6 +34,7 @@ def describe(task: Any, options: Options, *, step: int, seed: int) -> dict[str, 
         its data were in, are left out.
       step: number of finished steps.
       seed: which of its parallel seeds, from 0.
+      classes: names of the classes that it was trained on, by label.
     """
     lines = commandline.flag_lines(task, options, runtime=False)
     return {
@@ -40,6 +43,7 @@ def describe(task: Any, options: Options, *, step: int, seed: int) -> dict[str, 
         "task": registry.name_of(type(task)),
         "flags": "\n".join(lines),
         "jaxfaces": jaxfaces.__version__,
+        "classes": json.dumps(list(classes)),
     }
 
 
@@ -64,6 +68,21 @@ def task_of(
             f"the flags in {path}, written by jaxfaces "
             f"{metadata.get('jaxfaces', 'unknown')}, cannot be read: {error}"
         ) from error
+
+
+def classes_of(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the classes by label, from a file's metadata; () where it has none.
+
+    Raises:
+      RunError: they are no list of names.
+    """
+    try:
+        found = json.loads(metadata.get("classes", "[]"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: the names of classes are no JSON: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise RunError(f"{path}: the names of classes are no list of names")
+    return tuple(found)
 
 
 def save(path: Path, variables: Any, *, metadata: Mapping[str, str]) -> None:

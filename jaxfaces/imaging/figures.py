@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxfaces.imaging import projection
-from jaxfaces.imaging.pictures import contact_sheet, to_png
+from jaxfaces.imaging.pictures import contact_sheet, picture_grid, to_png
 
 if TYPE_CHECKING:  # matplotlib takes a while to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["contact_sheet", "curves", "embedding_plot", "to_png"]
+__all__ = ["contact_sheet", "curves", "embedding_plot", "picture_grid", "to_png"]
 
 # Okabe & Ito (2008), told apart by the colour-blind, then four of Tol's muted scheme.
 COLOURS = """#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #8C6D31
@@ -61,7 +61,7 @@ def embedding_plot(
     flat, method = projection.to_plane(points, seed)
     classes = np.unique(labels)
     few = len(classes) <= len(COLOURS)
-    figure = _figure((7.4 if few else 6.2, 5.8))
+    figure = empty_figure((7.4 if few else 6.2, 5.8))
     axes = figure.add_subplot()
     size = float(np.clip(6000 / max(len(points), 1), 9, 40))
     spectrum = colormaps["turbo"](np.linspace(0.03, 0.97, max(len(classes), 1)))
@@ -74,14 +74,14 @@ def embedding_plot(
             s=size,
             color=COLOURS[i] if few else spectrum[i],
             marker=MARKERS[(i + i // len(MARKERS)) % len(MARKERS)] if few else "o",
-            label=_shorten(name, 24),
+            label=shorten(name, 24),
             alpha=0.8,
             linewidths=0,
         )
     notes = [method, f"{len(points):,} points", f"{len(classes)} classes"]
     if dropped:
         notes.append(f"{dropped} rows not finite")
-    axes.set_title(_shorten(title, 60), loc="left", fontsize=12, pad=22)
+    axes.set_title(shorten(title, 60), loc="left", fontsize=12, pad=22)
     axes.annotate(
         ", ".join(notes),
         (0, 1),
@@ -123,7 +123,7 @@ def curves(records: Sequence[Mapping[str, Any]], *, title: str) -> "Figure":
     columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
     rows = max(1, math.ceil(len(panels) / columns))
     size = (6.4, 4.2) if len(panels) <= 1 else (4.3 * columns, 0.4 + 3.1 * rows)
-    figure = _figure(size)
+    figure = empty_figure(size)
     figure.suptitle(title, fontsize=12)
     if not panels:
         figure.text(0.5, 0.45, "nothing recorded", ha="center", color="0.35")
@@ -190,7 +190,7 @@ def _draw_panel(axes: "Axes", panel: _Panel) -> None:
         name = f"{measure} ({len(curves)} seeds)" if many else measure
         style = {"color": COLOURS[i], "alpha": 0.6 if many else 1.0, "linewidth": 1.4}
         for j, curve in enumerate(curves):
-            label = "_nolegend_" if j else _shorten(name, 28)
+            label = "_nolegend_" if j else shorten(name, 28)
             _draw_curve(axes, curve, label, style)
     if bad.size:
         heights = np.full(bad.shape, 0.02)
@@ -198,7 +198,7 @@ def _draw_panel(axes: "Axes", panel: _Panel) -> None:
         label = "not finite"
         axes.plot(bad, heights, "x", color="#C00000", transform=where, label=label)
     _draw_axes(axes, panel, steps, finite)
-    _head(axes, _shorten(panel.title, 44), len(panel.measures) > 1 or bad.size > 0)
+    _head(axes, shorten(panel.title, 44), len(panel.measures) > 1 or bad.size > 0)
 
 
 def _draw_axes(
@@ -207,7 +207,7 @@ def _draw_axes(
     """Scales, ticks and labels."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    label = _shorten(panel.label, 32)
+    label = shorten(panel.label, 32)
     largest = np.abs(finite).max(initial=0.0)
     if not finite.size:
         axes.set_yticks([])
@@ -273,13 +273,14 @@ def _head(axes: "Axes", title: str, legend: bool) -> None:
     axes.set_title(title, loc="left", fontsize=10, pad=6 + 12.5 * lines)
 
 
-def _figure(size: tuple[float, float]) -> "Figure":
+def empty_figure(size: tuple[float, float]) -> "Figure":
+    """An empty white figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained", facecolor="white")
 
 
-def _shorten(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """At most `most` letters; what tells long names apart is often their end."""
     if len(text) <= most:
         return text

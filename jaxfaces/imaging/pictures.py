@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -73,22 +73,68 @@ def contact_sheet(
     )
     draw = ImageDraw.Draw(sheet)
     _legend(draw, margin, 8, font, classes=hits is not None)
+    cell = _Cell(draw, sheet, (width, height), frame, small)
     for column in range(columns + 1):
         left = margin + column * step_x + (gap if column else 0)
         label = str(column) if column else "query"
         middle = left + frame + width // 2
         draw.text((middle, head - 4), label, INK, font, anchor="ms")
         for row in range(rows):
-            top = head + row * step_y
-            image = results[row, column - 1] if column else queries[row]
-            picture = _to_image(image).convert("RGB")
-            sheet.paste(_resize(picture, width, height), (left + frame, top + frame))
-            right, bottom = left + width + 2 * frame - 1, top + height + 2 * frame - 1
-            if column:
-                _frame(draw, (left, top, right, bottom), frame, marks[row, column - 1])
-            if captions:
-                text = _fitting(captions[row][column], width, small)
-                draw.text((middle, bottom + 1), text, INK, small, anchor="mt")
+            cell.draw_at(
+                (left, head + row * step_y),
+                results[row, column - 1] if column else queries[row],
+                marks[row, column - 1] if column else None,
+                captions[row][column] if captions else "",
+                framed=column > 0,
+            )
+    return sheet
+
+
+def picture_grid(
+    images: Any,
+    captions: Sequence[str],
+    *,
+    columns: int = 8,
+    marks: Sequence[bool | None] | None = None,
+    pad: int = 6,
+) -> Image.Image:
+    """Captioned pictures side by side, row by row.
+
+    Args:
+      images: (N, H, W) or (N, H, W, C) grey, RGB or RGBA; uint8 or floats in [0, 1],
+        clipped.
+      captions: N texts, the middle of long ones left out.
+      columns: pictures in a row.
+      marks: N of True for a solid green frame, False for a dashed red one, None for
+        none; without it there are no frames.
+      pad: space between pictures in pixels, >= 0.
+
+    Returns:
+      An RGB image.
+
+    Raises:
+      ValueError: there are no images, or not as many captions as images.
+    """
+    images = np.asarray(images)
+    marks = [None] * len(images) if marks is None else list(marks)
+    if not len(images) or not len(images) == len(captions) == len(marks):
+        raise ValueError(
+            f"picture_grid takes as many captions and marks as images, at least one; "
+            f"got {len(images)} images, {len(captions)} captions, {len(marks)} marks"
+        )
+    width, height = _cell_size(images.shape[2], images.shape[1], None, CAPTION_PIXELS)
+    frame, margin = max(3, min(width, height) // 16), 10
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    step_x, step_y = width + 2 * frame + pad, height + 2 * frame + pad + 14
+    size = (2 * margin + step_x * columns - pad, 2 * margin + step_y * rows - pad)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    cell = _Cell(draw, sheet, (width, height), frame, ImageFont.load_default(10))
+    for number, (image, caption, mark) in enumerate(zip(images, captions, marks)):
+        row, column = divmod(number, columns)
+        place = (margin + column * step_x, margin + row * step_y)
+        cell.draw_at(place, image, mark, caption)
     return sheet
 
 
@@ -115,6 +161,35 @@ def to_png(picture: Any, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Cell(NamedTuple):
+    """How a picture with its frame and its caption is put on a sheet."""
+
+    draw: ImageDraw.ImageDraw
+    sheet: Image.Image
+    size: tuple[int, int]
+    frame: int
+    font: Any
+
+    def draw_at(
+        self,
+        place: tuple[int, int],
+        image: Any,
+        mark: bool | None,
+        caption: str,
+        *,
+        framed: bool = True,
+    ) -> None:
+        (left, top), (width, height), frame = place, self.size, self.frame
+        picture = _resize(_to_image(image).convert("RGB"), width, height)
+        self.sheet.paste(picture, (left + frame, top + frame))
+        right, bottom = left + width + 2 * frame - 1, top + height + 2 * frame - 1
+        if framed:
+            _frame(self.draw, (left, top, right, bottom), frame, mark)
+        text = _fitting(caption, width, self.font)
+        middle = left + frame + width // 2
+        self.draw.text((middle, bottom + 1), text, INK, self.font, anchor="mt")
 
 
 def _to_image(array: Any) -> Image.Image:

@@ -19,9 +19,9 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "shake_shake_32": functools.partial(shake_shake.ShakeShake, width=32),
     "shake_shake_96": functools.partial(shake_shake.ShakeShake, width=96),
     "shake_shake_112": functools.partial(shake_shake.ShakeShake, width=112),
-    "pyramidnet_272": functools.partial(pyramidnet.PyramidNet, depth=272, alpha=200.0),
 }
-WIDE = re.compile(r"wrn_([1-9]\d{0,3})_([1-9]\d{0,3})")  # depth, factor
+# Depth, and factor or alpha.
+SIZED = re.compile(r"(wrn|pyramidnet)_([1-9]\d{0,3})_([1-9]\d{0,3})")
 
 
 class Classifier(nn.Module):
@@ -52,25 +52,33 @@ class Classifier(nn.Module):
 
 
 def known(name: str) -> Callable[..., Any]:
-    """What makes the backbone of a name: one of NETWORKS, or wrn_DEPTH_FACTOR.
+    """What makes the backbone of a name.
+
+    Args:
+      name: one of NETWORKS, wrn_DEPTH_FACTOR or pyramidnet_DEPTH_ALPHA.
 
     Raises:
       ValueError: there is no such network.
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    wide = WIDE.fullmatch(name)
-    if not wide:
+    sized = SIZED.fullmatch(name)
+    if not sized:
         raise ValueError(
             f"the network {name!r} is none of: {', '.join(NETWORKS)}, nor wrn_D_K, a "
-            "wide residual network of depth D and factor K such as wrn_40_2"
+            "wide residual network of depth D and factor K such as wrn_40_2, nor "
+            "pyramidnet_D_A such as pyramidnet_272_200"
         )
-    depth, factor = map(int, wide.groups())
+    kind, (depth, size) = sized[1], map(int, sized.groups()[1:])
+    blocks, module = {
+        "wrn": (wide_resnet.blocks, wide_resnet.WideResNet),
+        "pyramidnet": (pyramidnet.blocks, pyramidnet.PyramidNet),
+    }[kind]
     try:
-        wide_resnet.blocks(depth)
+        blocks(depth)
     except ValueError as error:
         raise ValueError(f"there is no network {name!r}: {error}") from error
-    return functools.partial(wide_resnet.WideResNet, depth, factor)
+    return functools.partial(module, depth, size)
 
 
 def make(

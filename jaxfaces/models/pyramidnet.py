@@ -66,21 +66,23 @@ class PyramidNet(cifar.CifarNetwork):
 
     def plan(self) -> list[list[cifar.Planned]]:
         """Three stages of as many blocks."""
-        blocks = cifar.blocks_a_stage(self.depth, layers_a_stage=9, others=2)
+        count = blocks(self.depth)
         return [
-            [
-                self._planned(stage * blocks + index, 3 * blocks)
-                for index in range(blocks)
-            ]
+            [self._planned(stage * count + index, 3 * count) for index in range(count)]
             for stage in range(3)
         ]
 
-    def _planned(self, index: int, blocks: int) -> cifar.Planned:
-        part = (index + 1) / blocks
+    def _planned(self, index: int, count: int) -> cifar.Planned:
+        part = (index + 1) / count
         features = round((16 + self.alpha * part) * self.width / 16)
-        stride = 2 if index in (blocks // 3, 2 * blocks // 3) else 1
+        stride = 2 if index in (count // 3, 2 * count // 3) else 1
         return cifar.Planned(features, stride, {"drop": DROP * part})
 
     def stem(self, x: jax.Array, parts: cifar.Parts) -> jax.Array:
         """A 3x3 convolution and a norm."""
         return parts.norm(parts.conv(x, self.width, 3))
+
+
+def blocks(depth: int) -> int:
+    """Blocks a stage; ValueError for a depth that is not 9n + 2."""
+    return cifar.blocks_a_stage(depth, layers_a_stage=9, others=2)

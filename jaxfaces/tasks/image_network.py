@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -11,45 +11,18 @@ from jaxfaces.engine import net, variables
 from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.starting import named
-from jaxfaces.models import bn_inception, branches, embedder, layers, torch_weights
+from jaxfaces.models import bn_inception, branches, embedder, torch_weights
+from jaxfaces.tasks.network_options import NetworkOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Backbone:
+class Backbone(NetworkOptions):
     """A network without its heads; the networks of tasks nest it to get its flags."""
 
     backbone: str = knob("small", "Network.", choices=tuple(embedder.BACKBONES))
-    width: int = knob(
-        0, "Features of its first stage; 0 is its own.", lower=0, upper=4096
-    )
-    pool: str = knob(
-        "average",
-        "Average its last map, or flatten it to keep positions.",
-        choices=("average", "flatten"),
-    )
-    colours: str = knob(
-        "own",
-        "How it takes images: its own way; red, green, blue by ImageNet's or CIFAR's "
-        "mean and deviation; blue, green, red from 0 to 255 less Caffe's mean; or "
-        "as they are.",
-        choices=("own", *layers.COLOURS),
-    )
     pretrained: str = knob(
         "", "FILE.safetensors with torch's weights of the backbone to start from."
     )
-    dtype: str = knob(
-        "float32", "Type that the network computes in.", choices=("float32", "bfloat16")
-    )
-    cpu_conv: str = knob(
-        "auto",
-        "On a CPU, our own convolutions where they are faster, always, or never.",
-        choices=("auto", "on", "off"),
-    )
-
-    def arguments(self) -> dict[str, Any]:
-        """Keywords of `embedder.make` and `embedder.make_backbone`."""
-        names = ("width", "pool", "dtype", "cpu_conv", "colours")
-        return {name: getattr(self, name) for name in names}
 
     def make(self) -> Any:
         """The module."""
@@ -103,9 +76,9 @@ class Backbone:
             ) from error
         return path, {names[inner]: value for inner, value in found.items()}
 
-    def smoke(self) -> "Backbone":
+    def smoke(self) -> Self:
         """The same network, narrow, not pretrained, and quick to compile."""
-        return dataclasses.replace(self, width=8, pretrained="", cpu_conv="off")
+        return dataclasses.replace(super().smoke(), pretrained="")
 
 
 @dataclasses.dataclass(frozen=True)

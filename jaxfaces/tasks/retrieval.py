@@ -21,7 +21,7 @@ from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase, Predicted
 from jaxfaces.imaging import figures
 from jaxfaces.models import branches
-from jaxfaces.tasks import retrieval_classes
+from jaxfaces.tasks import image_files, retrieval_classes
 from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.embedding_losses import EmbeddingLoss
 from jaxfaces.tasks.image_augmentation import ImageAugmentation
@@ -257,7 +257,7 @@ class Retrieval:
 
     def read_files(self, paths: Sequence[Path], *, max_pixels: int) -> Stream:
         """A user's own images, fitted as in training."""
-        return files.stream(self.data, paths, self.eval_batch_size, max_pixels)
+        return image_files.stream(self.data, paths, self.eval_batch_size, max_pixels)
 
     write = staticmethod(files.write)
 

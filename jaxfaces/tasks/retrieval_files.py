@@ -1,9 +1,7 @@
 """A user's own images in, embeddings and nearest neighbours out."""
 
 import csv
-import functools
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +10,16 @@ import numpy as np
 from PIL import Image
 
 import metric
-from jaxfaces.data import images, npz, sources, streams
+from jaxfaces.data import images, npz, sources
 from jaxfaces.data.errors import DataError
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.task import Predicted
 from jaxfaces.imaging import figures
-from jaxfaces.tasks.image_data import ImageData
+from jaxfaces.tasks import image_files
+from jaxfaces.tasks.stored_images import StoredImages
 
 NAME = "embeddings"
 SHEET_QUERIES, SHEET_RESULTS = 8, 8
-NO_PIXELS = np.zeros((32, 32, 1), np.uint8)
-
-
-def stream(
-    data: ImageData, paths: Sequence[Path], batch_size: int, max_pixels: int
-) -> streams.Stream:
-    """Image files fitted as the training images were, a row a file, in order."""
-    decode = functools.partial(
-        images.load,
-        size=data.image_size,
-        how=data.fit,
-        trim=data.trim_white,
-        grey=data.grey,
-        max_pixels=max_pixels,
-    )
-    plan = streams.ordered_plan(len(paths), batch_size)
-    sweep = streams.batches_to_cover(len(paths), batch_size)
-    read = functools.partial(_read, decode, paths)
-    return streams.Stream(plan, read, len(paths), 0, sweep)
-
-
-def _read(decode: Any, paths: Sequence[Path], rows: np.ndarray) -> Mapping[str, Any]:
-    chosen = [paths[row] for row in rows]
-    for path in chosen:
-        if not path.is_file():  # opening a pipe would wait for a writer
-            raise images.ImageError("no such file")
-    return {"image": np.stack([decode(path) for path in chosen])}
 
 
 def write(
@@ -137,7 +109,7 @@ def _save_parquet(path: Path, embeddings: np.ndarray, predicted: Predicted) -> N
     parquet.write_table(table, path)
 
 
-def load(path: Path, data: ImageData) -> Predicted:
+def load(path: Path, data: StoredImages) -> Predicted:
     """Reads what `write` wrote: the file with the embeddings, or the folder.
 
     Its files are looked for from the folder where they were predicted.
@@ -164,7 +136,7 @@ def load(path: Path, data: ImageData) -> Predicted:
     except Exception as error:
         raise DataError(f"--gallery={path} cannot be read: {error}") from error
     paths = [Path(folder) / name for name in names]
-    read = stream(data, paths, 1, images.MAX_PIXELS).read
+    read = image_files.stream(data, paths, 1, images.MAX_PIXELS).read
     return Predicted(names, embeddings, read, model)
 
 
@@ -221,9 +193,12 @@ def _sheet(
     """Some of the queries with their first neighbours, as the network sees them."""
     queries = np.linspace(0, len(order) - 1, min(SHEET_QUERIES, len(order))).astype(int)
     shown = order[queries, :SHEET_RESULTS]
-    left = [_pixels(predicted, query) for query in queries]
-    right = [[_pixels(items, item) for item in rows] for rows in shown]
-    paper = np.full_like(next((x for x in left if x is not None), NO_PIXELS), 255)
+    cells = [
+        [(predicted, query), *((items, item) for item in rows)]
+        for query, rows in zip(queries, shown)
+    ]
+    found = image_files.pixels([cell for row in cells for cell in row])
+    found = found.reshape(len(cells), -1, *found.shape[1:])
     captions = [
         [
             Path(predicted.names[query]).stem,
@@ -234,11 +209,7 @@ def _sheet(
         ]
         for query, rows in zip(queries, shown)
     ]
-    return figures.contact_sheet(
-        np.stack([_like(paper, x) for x in left]),
-        np.stack([[_like(paper, x) for x in row] for row in right]),
-        captions=captions,
-    )
+    return figures.contact_sheet(found[:, 0], found[:, 1:], captions=captions)
 
 
 def nearest_others(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -249,15 +220,3 @@ def nearest_others(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
     itself = order == queries[:, None]
     itself[~itself.any(axis=1), -1] = True
     return order[~itself].reshape(len(queries), k - 1)
-
-
-def _pixels(predicted: Predicted, row: int) -> np.ndarray | None:
-    """The pixels of a file, None where it is gone since it was embedded."""
-    try:
-        return predicted.read(np.array([row]))["image"][0]
-    except DataError:
-        return None
-
-
-def _like(paper: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
-    return paper if pixels is None or pixels.shape != paper.shape else pixels

@@ -32,7 +32,7 @@ def trained(values, *, batch=4, apply=None, reads=None):
     def double(variables, batch):
         return {"y": batch["x"] * variables["w"], "index": batch["index"]}
 
-    task = types.SimpleNamespace(read_files=read_files, write=None, read_outputs=None)
+    task = types.SimpleNamespace(read_files=read_files, write=None)
     return Trained(task, apply or double, {"w": jnp.float32(2)}, 7)
 
 
@@ -123,9 +123,9 @@ def test_a_network_that_does_not_take_the_files_is_named():
 
 def test_a_task_that_reads_no_files_is_named():
     for given, missing in {
-        (): "read_files, write, read_outputs",
-        ("read_files",): "write, read_outputs",
-        ("write", "read_files"): "read_outputs",
+        (): "read_files, write",
+        ("read_files",): "write",
+        ("write",): "read_files",
     }.items():
         task = types.SimpleNamespace(**dict.fromkeys(given))
         words = f"SimpleNamespace cannot read files: it has no {missing} "

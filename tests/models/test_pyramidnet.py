@@ -129,7 +129,7 @@ def test_it_has_as_many_parameters_as_counted_by_hand():
         inputs = outputs
     assert inputs == 864
     count += 2 * inputs + 10 * (inputs + 1)
-    module = classifier.make("pyramidnet_272", 10)
+    module = classifier.make("pyramidnet_272_200", 10)
     images = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(
         lambda: module.init(jax.random.key(0), images, train=False)["params"]

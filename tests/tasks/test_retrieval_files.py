@@ -13,7 +13,7 @@ from jaxfaces.data import images, sources
 from jaxfaces.data.errors import DataError
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.task import Predicted
-from jaxfaces.tasks import retrieval_files
+from jaxfaces.tasks import image_files, retrieval_files
 from jaxfaces.tasks.image_data import ImageData
 
 DATA = ImageData(image_size=8)
@@ -162,7 +162,7 @@ def test_a_picture_is_white_where_a_file_is_gone(tmp_path):
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     paths = [tmp_path / "pipe.png"]
-    stream = retrieval_files.stream(DATA, paths, 4, images.MAX_PIXELS)
+    stream = image_files.stream(DATA, paths, 4, images.MAX_PIXELS)
     with pytest.raises(DataError, match="no such file"):
         stream.read(np.array([0]))
 
@@ -173,11 +173,11 @@ def test_images_are_fitted_as_the_flags_say(tmp_path):
     image.save(tmp_path / "a.png")
     paths = [tmp_path / "a.png"]
     for data in (DATA, ImageData(image_size=8, fit="pad", grey=True, trim_white=True)):
-        stream = retrieval_files.stream(data, paths, 4, images.MAX_PIXELS)
+        stream = image_files.stream(data, paths, 4, images.MAX_PIXELS)
         wanted = images.load(
             paths[0], size=8, how=data.fit, trim=data.trim_white, grey=data.grey
         )
         np.testing.assert_array_equal(stream.read(np.array([0]))["image"], [wanted])
-    stream = retrieval_files.stream(DATA, paths, 4, 299)
+    stream = image_files.stream(DATA, paths, 4, 299)
     with pytest.raises(DataError, match="30 x 10 pixels"):
         stream.read(np.array([0]))

@@ -1,0 +1,145 @@
+"""Labelled images for classification by flag: all classes in every split."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+
+from jaxfaces.data import folds, sources
+from jaxfaces.data.sources import Source
+from jaxfaces.engine.config import knob
+from jaxfaces.tasks.stored_images import StoredImages
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifiedImages(StoredImages):
+    """Images to classify; a task nests it to get its flags.
+
+    Reduced sets and divisions are drawn from the order of the images' own ids where the
+    data set has ids, so that they are those of the original files.
+    """
+
+    train_split: str = knob("train", "Where training images come from; may add: a+b.")
+    test_split: str = knob("test", "Where test images come from.")
+    test_fraction: float = knob(
+        0.2,
+        "Share to test on, where a data set is not split already.",
+        lower=0.0,
+        upper=0.9,
+    )
+    train_images: int = knob(
+        0, "Take so many for training and validation together; 0 is all.", lower=0
+    )
+    only_classes: tuple[int, ...] = knob(
+        (), "Of those, keep the classes with these numbers; none is all.", lower=0
+    )
+    validation_fraction: float = knob(
+        0.1, "Share of the training data held out; 0 is none.", lower=0.0, upper=0.9
+    )
+    split_seed: int = knob(0, "Which images are taken and held out.", lower=0)
+
+    def split(self, name: str) -> Source | None:
+        """The images of "train", "validation" or "test"; None where there are none.
+
+        Labels are 0 … C - 1 in every split, C being the number of training classes.
+
+        Raises:
+          ValueError: a class cannot be divided as the flags say.
+          DataError: the data set is missing or damaged.
+        """
+        return _splits(self)[name]
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        train = _splits(self)["train"]
+        assert train is not None
+        return train.classes
+
+    def smoke(self, *, image_size: int) -> Self:
+        """The same on a few made-up images."""
+        return dataclasses.replace(
+            super().smoke(image_size=image_size),
+            train_images=0,
+            only_classes=(),
+            validation_fraction=0.25,
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _splits(data: ClassifiedImages) -> Mapping[str, Source | None]:
+    pool, test = _pool(data)
+    if data.train_images:
+        pool = _part(pool, data.train_images, data.split_seed, "train_images")[0]
+    if data.only_classes:
+        pool = sources.subset(pool, _rows_of(pool, data.only_classes))
+    present = np.unique(pool.labels)
+    if len(present) < 2:
+        raise ValueError(
+            f"--dataset={data.dataset} has one class of images to train on, needs two"
+        )
+    if test is not None:
+        if data.only_classes:
+            test = sources.subset(test, np.isin(test.labels, present).nonzero()[0])
+        strange = np.setdiff1d(test.labels, present)
+        if len(strange):
+            raise ValueError(
+                f"--test_split has images of class {strange[0]}, of which there are "
+                "none to train on"
+            )
+    held = None
+    if data.validation_fraction:
+        count = round((1 - data.validation_fraction) * len(pool))
+        pool, held = _part(pool, count, data.split_seed, "validation_fraction")
+    found = {"train": pool, "validation": held, "test": test}
+    return {
+        name: source and _numbered(source, present) for name, source in found.items()
+    }
+
+
+def _pool(data: ClassifiedImages) -> tuple[Source, Source | None]:
+    """The images to train and validate on, and those to test on, if any."""
+    if data.divided:
+        test = data.stored(data.test_split) if data.test_split else None
+        return _in_order(data.stored(data.train_split)), test
+    whole = _in_order(data.stored("all"))
+    if not data.test_fraction:
+        return whole, None
+    count = round((1 - data.test_fraction) * len(whole))
+    return _part(whole, count, data.split_seed, "test_fraction")
+
+
+def _in_order(source: Source) -> Source:
+    """The images in the order of their ids, where they have any."""
+    if source.ids is None:
+        return source
+    return sources.subset(source, np.argsort(source.ids, kind="stable"))
+
+
+def _part(source: Source, count: int, seed: int, flag: str) -> tuple[Source, Source]:
+    """`count` images with every class's share, and the others."""
+    if count > len(source):
+        raise ValueError(f"--{flag}={count} is more than the {len(source)} images")
+    if count == len(source):
+        return source, sources.subset(source, np.arange(0))
+    try:
+        taken, others = folds.split_within_classes(source.labels, count, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from error
+    return sources.subset(source, taken), sources.subset(source, others)
+
+
+def _rows_of(source: Source, classes: tuple[int, ...]) -> np.ndarray:
+    missing = np.setdiff1d(classes, source.labels)
+    if len(missing):
+        raise ValueError(f"--only_classes: there are no images of class {missing[0]}")
+    return np.flatnonzero(np.isin(source.labels, classes))
+
+
+def _numbered(source: Source, present: np.ndarray) -> Source:
+    """The classes that occur in training as 0 … C - 1."""
+    names = source.names and tuple(source.names[label] for label in present)
+    labels = np.searchsorted(present, source.labels).astype(np.int32)
+    return dataclasses.replace(source, labels=labels, names=names)
