@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from augment.image_ops import Operation as Operation
     from augment.image_ops import operation as operation
     from augment.level_gradients import straight_through as straight_through
+    from augment.meta_gradients import MetaStep as MetaStep
+    from augment.meta_gradients import linear_step_value as linear_step_value
+    from augment.meta_gradients import one_step_meta_gradient as one_step_meta_gradient
+    from augment.meta_gradients import one_step_value as one_step_value
     from augment.mixing import blend_pairs as blend_pairs
     from augment.mixing import cutmix as cutmix
     from augment.mixing import mixup as mixup
@@ -46,6 +50,7 @@ _MODULES = {
     "Draw": "policy",
     "EXTRA_OPERATIONS": "image_ops",
     "HostPolicy": "host",
+    "MetaStep": "meta_gradients",
     "OPERATIONS": "image_ops",
     "Operation": "image_ops",
     "Policy": "policy",
@@ -60,9 +65,12 @@ _MODULES = {
     "cutmix": "mixing",
     "dada": "policies",
     "lighting": "colour",
+    "linear_step_value": "meta_gradients",
     "load_policy": "policy_files",
     "make_policy": "policy",
     "mixup": "mixing",
+    "one_step_meta_gradient": "meta_gradients",
+    "one_step_value": "meta_gradients",
     "operation": "image_ops",
     "padded_crop": "mixing",
     "rand_augment": "policies",
