@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from enumerable_policy import CHANCES, LOGITS, ROWS, STEPS
+from jax.flatten_util import ravel_pytree
 
 from augment import relaxations
 from augment.control_variate import apply_control_variate, init_control_variate
@@ -243,7 +244,7 @@ def test_the_loss_of_the_control_variate_is_truly_differentiated():
     f = problem.values(draws)
     run = relaxed
     slopes = run(draws, f, control).control
-    flat, rebuild = jax.flatten_util.ravel_pytree(control)
+    flat, rebuild = ravel_pytree(control)
     for seed in range(3):
         direction = jax.random.normal(jax.random.key(seed), flat.shape)
         ends = [
@@ -251,7 +252,7 @@ def test_the_loss_of_the_control_variate_is_truly_differentiated():
             for side in (1, -1)
         ]
         wanted = (ends[0] - ends[1]) / 2e-6
-        found = jax.flatten_util.ravel_pytree(slopes)[0] @ direction
+        found = ravel_pytree(slopes)[0] @ direction
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
