@@ -19,7 +19,7 @@ and ∇ c(z) misses the jump. Hence two estimators, one within the other.
   on s alone, and c(Σ_k ξ_k ζ_k, ξ) is a smooth function of z_s. As ξ becomes one-hot,
   the mixed coins become those of the drawn row, so that both use one network.
 
-Source: Grathwohl et al. 2018 (RELAX), eq. 4 and 8; Li et al. 2020 (DADA), sec. 3.3.
+Source: Grathwohl et al. 2018 (RELAX); Li et al. 2020 (DADA).
 Differs: from the official code of DADA, whose control variate has no effect (see
 `official_gradient`); it takes f at the draw once and differentiates the true variance.
 """
