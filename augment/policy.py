@@ -154,11 +154,25 @@ def sample(
     which, coins = jax.random.split(key)
     chosen = jax.random.categorical(which, policy.logits, shape=(grouping,))
     chances = jnp.clip(policy.probabilities[chosen], 0, 1)
+    return make_draw(policy, chosen, jax.random.bernoulli(coins, chances))
+
+
+def make_draw(policy: Policy, sub_policies: jax.Array, applied: jax.Array) -> Draw:
+    """The draw with given outcomes, such as those that a search weighs.
+
+    Args:
+      policy: what they were drawn from; the draw's levels are differentiable in its.
+      sub_policies: (G,) integer rows of the policy.
+      applied: (G, n) bool, whether each operation of those rows is applied.
+
+    Returns:
+      The draw.
+    """
     return Draw(
-        sub_policies=chosen.astype(jnp.int32),
-        operations=policy.operations[chosen],
-        levels=policy.levels[chosen],
-        applied=jax.random.bernoulli(coins, chances),
+        sub_policies=sub_policies.astype(jnp.int32),
+        operations=policy.operations[sub_policies],
+        levels=policy.levels[sub_policies],
+        applied=applied,
         table=policy.table,
     )
 

@@ -18,6 +18,9 @@ def test_the_examples_run():
     assert names["changed"].shape == names["again"].shape == (8, 32, 32, 3)
     assert names["image"].dtype == names["turned"].dtype == np.uint8
     assert np.isfinite(names["slope"]) and names["slope"] != 0
+    found, step = names["found"], names["step"]
+    assert found.logits.shape == (105,) and (found.probabilities != 0).sum() == 8
+    assert step.gradient.shape == (105, 2) and np.any(step.gradient != 0)
 
 
 def test_the_names_exist():
