@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxfaces.engine import config, distributed, evaluation, report, variables
 from jaxfaces.engine.assembly import Assembly
-from jaxfaces.engine.files import replacing
+from jaxfaces.engine.files import replacing, write_text
 from jaxfaces.engine.logs import Log, Progress, Silence
 from jaxfaces.engine.rundir import RunDir
 
@@ -57,6 +57,7 @@ class Records:
         self._compare(step, tree, measures)
         self.progress.say(report.line(step, means))
         self._draw(tree["state"], self.validation, "")
+        self._texts(tree["state"])
 
     def _compare(self, step: int, tree: Mapping[str, Any], measures: list) -> None:
         monitor = self.parts.task.monitor
@@ -92,6 +93,7 @@ class Records:
         test = self._test(step, tree["state"]) if self._options.test else {}
         if self._options.classwise:
             self._classwise(tree["state"])
+        self._texts(tree["state"])
         summary = report.summarize(
             self.parts, self.meta, test, tree["health"], self._left_out
         )
@@ -125,6 +127,15 @@ class Records:
         if found and self._writes:
             with replacing(self.folder.classwise) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found)
+
+    def _texts(self, state: Any) -> None:
+        """Writes the task's text files, of every seed."""
+        if not hasattr(self.parts.task, "texts"):
+            return
+        for seed in range(self._program.seeds):
+            found = self.parts.task.texts(self._program.state_of(state, seed))
+            for name, text in found.items() if self._writes else ():
+                write_text(self.folder.text(name, seed), text)
 
     def _measure(self, state: Any, streams: Mapping) -> list[dict[str, float]]:
         # Those of process 0 for all: their last digits may choose the best state.

@@ -60,6 +60,11 @@ class RunDir:
         name = "params_best" if best else "params"
         return self.folder / f"{name}{f'_{seed}' if seed else ''}.safetensors"
 
+    def text(self, name: str, seed: int = 0) -> Path:
+        """A text file of the task, of the n-th parallel seed."""
+        path = self.folder / name
+        return path.with_stem(f"{path.stem}_{seed}") if seed else path
+
     @property
     def classwise(self) -> Path:
         """The last measures class by class, arrays (seeds, classes) by name."""

@@ -69,12 +69,12 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `classwise`, `smoke`, `sharding` and `imported` may be left out; so may
-    `examples_per_step`, how many examples a step reads, which a study compares between
-    its arms and otherwise takes from a knob `batch_size`; so may `with_variables`, for
-    a state made by `engine.steps`; so may `read_files` and `write` where
-    `python -m jaxfaces.predict` shall not serve the task, and `read_outputs` where it
-    shall search no gallery.
+    `figures`, `texts`, `classwise`, `smoke`, `sharding` and `imported` may be left out;
+    so may `examples_per_step`, how many examples a step reads, which a study compares
+    between its arms and otherwise takes from a knob `batch_size`; so may
+    `with_variables`, for a state made by `engine.steps`; so may `read_files` and
+    `write` where `python -m jaxfaces.predict` shall not serve the task, and
+    `read_outputs` where it shall search no gallery.
     """
 
     steps: int
@@ -127,6 +127,9 @@ class Task(Protocol):
         self, state: Any, predict: Callable, batches: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Pictures by name: matplotlib figures, PIL images or (H, W[, C]) arrays."""
+
+    def texts(self, state: Any) -> Mapping[str, str]:
+        """Text files of the run directory by name, such as {"policy.json": ...}."""
 
     def classwise(
         self, state: Any, predict: Callable, batches: Mapping[str, Any], sizes: Sizes

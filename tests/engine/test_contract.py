@@ -73,6 +73,22 @@ def test_a_task_cut_at_several_steps_ends_as_if_it_had_not_been(
     assert whole["compilations"] == len(phases) + len(entered)
 
 
+@pytest.mark.parametrize("eval_every", [0, 4])
+def test_the_texts_of_a_task_are_those_of_its_last_state(tmp_path, eval_every):
+    task = contract_tasks.Bilevel()
+    run(task, tmp_path, eval_every=eval_every)
+    _, tree = last_tree(tmp_path, task)
+    text = (tmp_path / "policy.txt").read_text()
+    expected = tree["state"].policy
+    np.testing.assert_array_equal(np.array(text.split(), np.float32), expected)
+
+
+def test_every_seed_has_texts_of_its_own(tmp_path):
+    run(contract_tasks.Bilevel(), tmp_path, parallel_seeds=2)
+    first, second = (tmp_path / f"policy{n}.txt" for n in ("", "_1"))
+    assert first.read_text() != second.read_text()
+
+
 def test_training_learns(tmp_path):
     summary = run(contract_tasks.Linear(steps=200, noise=0.0), tmp_path, eval_every=100)
     measures = summary["measures"]
