@@ -10,6 +10,10 @@ TASKS = {
         "jaxfaces.tasks.classification:Classification",
         "images told apart by class: augmentation policies, mixing, reduced sets",
     ),
+    "policy_search": (
+        "jaxfaces.tasks.policy_search:PolicySearch",
+        "a search for an augmentation policy beside a network's training (DADA)",
+    ),
     "retrieval": (
         "jaxfaces.tasks.retrieval:Retrieval",
         "embeddings for image retrieval: ranked list loss, contrastive loss",

@@ -12,8 +12,6 @@ import numpy as np
 import optax
 
 import augment
-from jaxfaces.data import streams
-from jaxfaces.data.sources import Source
 from jaxfaces.data.streams import Stream
 from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.evaluation import collect
@@ -80,27 +78,8 @@ class Classification:
         if source is None or not len(source):
             return {}
         if split != "train":
-            return {"images": self._stream(source)}
-        plan = streams.shuffled_plan(
-            len(source), self.batch_size, seed=seed, drop_last=True
-        )
-        sweep = len(source) // self.batch_size
-        return {
-            "train": dataclasses.replace(self._stream(source), plan=plan, sweep=sweep)
-        }
-
-    def _stream(self, source: Source) -> Stream:
-        size, classes, names = self.eval_batch_size, self.data.classes, source.names
-        return Stream(
-            streams.ordered_plan(len(source), size),
-            source.read,
-            len(source),
-            classes,
-            streams.batches_to_cover(len(source), size),
-            source.skipped,
-            source.in_memory,
-            tuple(names[label] for label in range(classes)) if names else (),
-        )
+            return {"images": self.data.sweep(source, self.eval_batch_size)}
+        return {"train": self.data.shuffled(source, self.batch_size, seed)}
 
     def init(self, key: jax.Array, batch: Any, sizes: Any) -> State:
         """Parameters, statistics, optimiser state and, if asked for, averages."""

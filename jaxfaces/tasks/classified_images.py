@@ -7,8 +7,9 @@ from typing import Self
 
 import numpy as np
 
-from jaxfaces.data import folds, sources
+from jaxfaces.data import folds, sources, streams
 from jaxfaces.data.sources import Source
+from jaxfaces.data.streams import Stream
 from jaxfaces.engine.config import knob
 from jaxfaces.tasks.stored_images import StoredImages
 
@@ -57,6 +58,33 @@ class ClassifiedImages(StoredImages):
         train = _splits(self)["train"]
         assert train is not None
         return train.classes
+
+    def sweep(self, source: Source, batch_size: int) -> Stream:
+        """Every image of a split once, in order."""
+        names, classes = source.names, self.classes
+        return Stream(
+            streams.ordered_plan(len(source), batch_size),
+            source.read,
+            len(source),
+            classes,
+            streams.batches_to_cover(len(source), batch_size),
+            source.skipped,
+            source.in_memory,
+            tuple(names[label] for label in range(classes)) if names else (),
+        )
+
+    def shuffled(self, source: Source, batch_size: int, seed: int) -> Stream:
+        """Whole batches of a split, shuffled anew every sweep.
+
+        Raises:
+          ValueError: there are fewer images than one batch takes.
+        """
+        plan = streams.shuffled_plan(len(source), batch_size, seed=seed, drop_last=True)
+        return dataclasses.replace(
+            self.sweep(source, batch_size),
+            plan=plan,
+            sweep=len(source) // batch_size,
+        )
 
     def smoke(self, *, image_size: int) -> Self:
         """The same on a few made-up images."""

@@ -1,0 +1,292 @@
+"""A search for an augmentation policy beside the training of a network (DADA)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import augment
+from jaxfaces.data.streams import Stream
+from jaxfaces.engine import optimizers
+from jaxfaces.engine.config import group, knob
+from jaxfaces.engine.evaluation import collect
+from jaxfaces.engine.optimizers import Optimizer
+from jaxfaces.engine.steps import State, make_state
+from jaxfaces.engine.task import Phase
+from jaxfaces.models import layers
+from jaxfaces.tasks import (
+    classification_measures,
+    search_data,
+    search_measures,
+    search_state,
+    search_step,
+)
+from jaxfaces.tasks.classified_images import ClassifiedImages
+from jaxfaces.tasks.classifier_network import ClassifierNetwork
+from jaxfaces.tasks.image_framing import ImageFraming
+from jaxfaces.tasks.search_settings import SearchSettings
+
+SNAPSHOTS = 64  # of the policy, over a run
+BEST = 25  # sub-policies that a search is read out as
+
+
+class SearchState(State):
+    """What is trained, and the search: see `search_state.Search`."""
+
+    search: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySearch:
+    """Learns which operations, how likely and how strong, make validation easier."""
+
+    monitor: ClassVar[str] = "max:accuracy"
+
+    steps: int = knob(300, "Length of the run in steps.", lower=1)
+    data: ClassifiedImages = group(ClassifiedImages(validation_fraction=0.5), prefix="")
+    rotate_validation: float = knob(
+        0.0,
+        "Turn the validation images by so many degrees: what a search should find.",
+        lower=-180.0,
+        upper=180.0,
+    )
+    framing: ImageFraming = group(ImageFraming(), prefix="")
+    network: ClassifierNetwork = group(ClassifierNetwork(), prefix="")
+    search: SearchSettings = group(SearchSettings(), prefix="")
+    batch_size: int = knob(
+        128, "Images in a batch, to train and to validate.", lower=1, upper=65536
+    )
+    eval_batch_size: int = knob(256, "Images told at once.", lower=1, upper=65536)
+    optimizer: Optimizer = group(
+        Optimizer(
+            optimizer="sgd",
+            lr=0.1,
+            weight_decay=2e-4,
+            schedule="cosine",
+            lr_end=0.01,
+            clip_norm=5.0,
+        ),
+        prefix="",
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what one knob cannot."""
+        if self.optimizer.optimizer != "sgd" or self.optimizer.nesterov:
+            raise ValueError(
+                "--optimizer must be sgd and --nesterov false: a search looks one step "
+                "of plain momentum ahead"
+            )
+        if not self.data.validation_fraction:
+            raise ValueError(
+                "--validation_fraction=0 leaves no images to judge policies by"
+            )
+        size, crop = self.data.image_size, self.framing.crop_size
+        if size and crop > size:
+            raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+
+    def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
+        """Shuffled whole batches of both halves to train; every image once else."""
+        source = self.data.split(split)
+        if source is None or not len(source):
+            return {}
+        if split == "validation":
+            source = search_data.turned(source, self.rotate_validation)
+        if split != "train":
+            return {"images": self.data.sweep(source, self.eval_batch_size)}
+        held = self.data.split("validation")
+        assert held is not None
+        if len(held) < self.batch_size:
+            raise ValueError(
+                f"--validation_fraction={self.data.validation_fraction} leaves "
+                f"{len(held)} images, fewer than --batch_size={self.batch_size}"
+            )
+        held = search_data.turned(held, self.rotate_validation)
+        judged = self.data.shuffled(held, self.batch_size, search_data.other(seed))
+        if self.search.estimator == "official":
+            judged = search_data.always_first(judged)
+        return {
+            "train": self.data.shuffled(source, self.batch_size, seed),
+            "validation": judged,
+        }
+
+    def init(self, key: jax.Array, batch: Any, sizes: Any) -> SearchState:
+        """Network, optimiser and averages, the first policy, an empty history."""
+        images = batch["train"]["image"][:1]
+        self.framing.check(images.shape[1:], policy=True)
+        drawing, searching = jax.random.split(key)
+        shown = self._standardised(self.framing.test(images))
+        params, rest = self._net(sizes["train"][1]).init(drawing, shown)
+        average = self.optimizer.average
+        first = make_state(params, rest, self._tx, average=average)
+        found = search_state.first_search(
+            self.search, searching, min(SNAPSHOTS, self.steps)
+        )
+        return SearchState(
+            first.step, first.params, first.rest, first.opt, first.average, found
+        )
+
+    @property
+    def _tx(self) -> optax.GradientTransformation:
+        return self.optimizer.make(self.steps)
+
+    def _net(self, classes: int) -> Any:
+        """The network for standardised images: cutout and levels act on those."""
+        return dataclasses.replace(self.network, colours="none").net(classes)
+
+    def _standardised(self, images: jax.Array) -> jax.Array:
+        return layers.standardize(images, self.network.taken_colours)
+
+    def phases(self, sizes: Any) -> list[Phase]:
+        """One phase whose step improves the policy and then the weights."""
+        step = functools.partial(self._step, self._net(sizes["train"][1]))
+        return [Phase("train", None, step, streams=("train", "validation"))]
+
+    def _step(
+        self, network: Any, state: SearchState, batch: Any, key: jax.Array
+    ) -> tuple[SearchState, Mapping]:
+        settings, search = self.search, state.search
+        drawing, changing, training, validating = jax.random.split(key, 4)
+        policy, rows = search.policy, batch["train"]
+        draws = augment.policy_draws(
+            drawing, policy["logits"], policy["probabilities"], count=settings.draws
+        )
+        images = self._changed(changing, policy, draws, rows["image"])
+        held = batch["validation"]
+        judged = self._standardised(self.framing.test(held["image"]))
+
+        def loss(key: jax.Array, rows: Any, params: Any, images: jax.Array) -> Any:
+            logits, rest = network.apply(
+                params, state.rest, images, train=True, key=key
+            )
+            nll = optax.softmax_cross_entropy_with_integer_labels(logits, rows["label"])
+            total, count = jnp.sum(nll, where=rows["valid"]), jnp.sum(rows["valid"])
+            hits = jnp.argmax(logits, axis=-1) == rows["label"]
+            right = jnp.sum(hits & rows["valid"])
+            metrics = {"loss": (total, count), "accuracy": (right, count)}
+            return total / jnp.maximum(count, 1), (rest, metrics)
+
+        momentum = self.optimizer.momentum
+        trial = search_step.Trial(
+            train=functools.partial(loss, training, rows),
+            validation=lambda params: loss(validating, held, params, judged),
+            params=state.params,
+            buffer=optax.tree.get(state.opt, "trace") if momentum else None,
+            rate=self.optimizer.rate(self.steps)(state.step),
+            momentum=momentum,
+            weight_decay=self.optimizer.weight_decay,
+        )
+        temperature = settings.temperature_at(state.step, self.steps)
+        verdict = search_step.judge(settings, trial, policy, draws, images, temperature)
+        search, moment = search_step.improve(
+            settings, search, draws, verdict, temperature
+        )
+        search = search_state.remembered(search, verdict.values, state.step, self.steps)
+        rest, metrics = verdict.train_aux
+        after = self._trained(state, verdict.train_gradient, rest)
+        return after.replace(search=search), {
+            "grad_norm": (optax.tree.norm(verdict.train_gradient), 1),
+            "param_norm": (optax.tree.norm(after.params), 1),
+            **metrics,
+            "validation_loss": (verdict.before, 1),
+            "step_value": (jnp.sum(verdict.values), settings.draws),
+            "second_moment": (moment, 1),
+            "entropy": (search_state.entropy(search.policy["logits"]), 1),
+            "probability": (jnp.mean(search.policy["probabilities"]), 1),
+            "level_change": (
+                jnp.mean(jnp.abs(search.policy["levels"] - settings.initial_level)),
+                1,
+            ),
+        }
+
+    def _changed(
+        self, key: jax.Array, policy: Any, draws: augment.PolicyDraws, images: Any
+    ) -> jax.Array:
+        """(D, B, H, W, C): the batch by each draw, all else the same for all."""
+        crop, flip, jitter, acting, lighting, cutout = jax.random.split(key, 6)
+        images = self.framing.before(crop, flip, jitter, images)
+        draw = augment.make_draw(
+            search_state.as_policy(self.search, policy),
+            draws.sub_policies,
+            draws.applied,
+        )
+        count, colours = self.search.draws, self.network.taken_colours
+        copies = augment.apply_draw(draw, jnp.tile(images, (count, 1, 1, 1)), acting)
+
+        def finished(images: jax.Array) -> jax.Array:
+            return self._standardised(
+                self.framing.after(lighting, cutout, images, colours)
+            )
+
+        return jax.vmap(finished)(copies.reshape(count, *images.shape))
+
+    def _trained(self, state: SearchState, gradient: Any, rest: Any) -> SearchState:
+        """The state after a step of the weights."""
+        updates, opt = self._tx.update(gradient, state.opt, state.params)
+        params, means = optax.apply_updates(state.params, updates), state.average
+        if self.optimizer.average:
+            new = {"params": params, "rest": rest}
+            decay = self.optimizer.average
+            means = optimizers.averaged(means, new, decay, state.step)
+        return state.replace(
+            step=state.step + 1, params=params, rest=rest, opt=opt, average=means
+        )
+
+    def inference(self, state: SearchState) -> Any:
+        """The network's averages where there are any, else its newest variables."""
+        return state.variables
+
+    def predict(self, variables: Any, batch: Mapping[str, Any]) -> jax.Array:
+        """Logits (B, C) of the images of a batch."""
+        params, rest = variables["params"], variables["rest"]
+        network = self._net(self.network.classes(params))
+        images = self._standardised(self.framing.test(batch["image"]))
+        return network.apply(params, rest, images, train=False)[0]
+
+    def evaluate(
+        self, state: Any, predict: Callable, batches: Mapping, sizes: Any
+    ) -> dict[str, float]:
+        """How well images are told, and what has become of the policy."""
+        logits, columns = collect(predict, batches["images"])
+        told = classification_measures.measures(logits, columns["label"])
+        found = search_measures.measures(self.search, state.search.policy)
+        search_measures.warn_of_collapse(found["entropy"], state.search.policy)
+        return {name: told[name] for name in ("accuracy", "log_loss")} | found
+
+    def texts(self, state: SearchState) -> dict[str, str]:
+        """The whole distribution, its best sub-policies in words."""
+        policy = search_state.as_policy(self.search, state.search.policy)
+        return {"policy.json": augment.policy_text(policy, best=BEST)}
+
+    def figures(
+        self, state: SearchState, predict: Callable, batches: Mapping
+    ) -> dict[str, Any]:
+        """The policy over time, its operations, images as it changes them."""
+        sweep, done = batches["images"], int(state.step)
+        rows = np.linspace(
+            0, sweep.examples - 1, min(search_measures.IMAGES, sweep.examples)
+        )
+        images = sweep.read(rows.astype(int))["image"]
+        policy = search_state.as_policy(self.search, state.search.policy)
+        return {
+            **search_measures.charts(self.search, state.search, done, self.steps),
+            "augmented": search_measures.samples(policy, images),
+        }
+
+    def smoke(self) -> "PolicySearch":
+        """The same task on tiny made-up images, the network narrow."""
+        crop = self.framing.crop_size
+        return dataclasses.replace(
+            self,
+            data=dataclasses.replace(
+                self.data.smoke(image_size=36 if crop else 32), validation_fraction=0.5
+            ),
+            framing=self.framing.smoke(),
+            network=self.network.smoke(),
+            batch_size=8,
+            eval_batch_size=16,
+        )

@@ -1,0 +1,100 @@
+"""How a policy is searched for, by flag."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import augment
+from jaxfaces.engine.config import knob
+
+ESTIMATORS = ("relax", "relax_linear", "reinforce", "gumbel", "official")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """A space of policies and a gradient in it; a task nests it to get its flags."""
+
+    operations: tuple[str, ...] = knob(
+        tuple(each.name for each in augment.OPERATIONS),
+        "Operations by name; the sub-policies are all unordered pairs of them.",
+    )
+    initial_level: float = knob(
+        0.5,
+        "Strength that all begin with; at 0.5 most operations do nothing.",
+        lower=0.0,
+        upper=1.0,
+    )
+    estimator: str = knob(
+        "relax",
+        "Gradient in the choices: relax, with a learnt control variate; relax_linear, "
+        "of a step's value to first order; reinforce; gumbel, biased; official, what "
+        "DADA's released code computes.",
+        choices=ESTIMATORS,
+    )
+    draws: int = knob(
+        1,
+        "Draws of the policy a step, each on the whole batch.",
+        lower=1,
+        upper=1024,
+    )
+    temperature: float = knob(0.5, "Of relaxed choices, τ.")
+    temperature_end: float | None = knob(
+        None, "What it becomes, linearly, by the last step; none is no change."
+    )
+    policy_lr: float = knob(0.005, "Learning rate of the policy, by Adam.", lower=0.0)
+    control_lr: float = knob(
+        3e-4, "Learning rate of the control variate, by Adam.", lower=0.0
+    )
+    order: str = knob(
+        "forward",
+        "Gradient in the levels: exact by forward or by reverse mode, or a finite "
+        "difference.",
+        choices=("forward", "reverse", "finite"),
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what one knob cannot."""
+        for name, value in (
+            ("temperature", self.temperature),
+            ("temperature_end", self.temperature_end),
+        ):
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name}={value} is not positive")
+        if len(set(self.operations)) < len(self.operations):
+            raise ValueError(f"--operations={','.join(self.operations)} repeats one")
+        if len(self.operations) < 2:
+            raise ValueError(
+                f"--operations={','.join(self.operations)} makes no pair: name two or "
+                "more"
+            )
+        try:
+            [augment.operation(name) for name in self.operations]
+        except ValueError as error:
+            raise ValueError(f"--operations: {error}") from error
+
+    def first_policy(self) -> augment.Policy:
+        """All pairs of the operations, equally likely, coins fair, levels equal."""
+        pairs = [
+            [(name, 0.5, self.initial_level) for name in pair]
+            for pair in itertools.combinations(self.operations, 2)
+        ]
+        table = tuple(augment.operation(name) for name in self.operations)
+        return augment.make_policy(pairs, table=table)
+
+    def temperature_at(self, step: jax.Array, steps: int) -> float | jax.Array:
+        """τ at a step of a run of `steps`."""
+        if self.temperature_end is None:
+            return self.temperature
+        share = jnp.minimum(step / max(steps - 1, 1), 1)
+        return self.temperature + share * (self.temperature_end - self.temperature)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """That of the policy."""
+        return optax.adam(self.policy_lr, b1=0.5, b2=0.999)
+
+    def control_optimizer(self) -> optax.GradientTransformation:
+        """That of the control variate."""
+        return optax.adam(self.control_lr)
