@@ -162,8 +162,8 @@ def best_sub_policies(policy: Policy, *, count: int = 25) -> Policy:
     )
 
 
-def _likeliest(policy: Policy, count: int) -> np.ndarray:
-    return np.argsort(-np.asarray(policy.logits), kind="stable")[:count]
+def _likeliest(policy: Policy, count: int) -> jax.Array:
+    return jnp.argsort(-policy.logits, stable=True)[:count]
 
 
 def _in_words(policy: Policy, count: int) -> list[str]:
@@ -171,7 +171,7 @@ def _in_words(policy: Policy, count: int) -> list[str]:
     weights = np.asarray(jax.nn.softmax(policy.logits))
     found = best_sub_policies(policy, count=count)
     lines = []
-    for row, place in enumerate(_likeliest(policy, count)):
+    for row, place in enumerate(np.asarray(_likeliest(policy, count))):
         steps = zip(found.operations[row], found.probabilities[row], found.levels[row])
         said = [f"{policy.table[int(o)].name} {p:.2f} @ {m:.2f}" for o, p, m in steps]
         lines.append(f"{weights[place]:.4f}: {', '.join(said)}")

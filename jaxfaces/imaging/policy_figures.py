@@ -33,7 +33,7 @@ def policy_over_time(
       A figure of a panel each.
     """
     panels = 1 + len(followed)
-    picture = empty_figure((9.4, 0.6 + 2.9 * -(-panels // 2)))
+    picture = empty_figure((11.4, 0.6 + 2.9 * -(-panels // 2)))
     axes = picture.add_subplot(-(-panels // 2), 2, 1)
     axes.plot(steps, entropy, color=COLOURS[0])
     axes.axhline(most, color="#888888", linestyle="--", linewidth=1)
@@ -47,7 +47,7 @@ def policy_over_time(
             axes.plot(steps, curves[name], color=colour, label=shorten(name, 40))
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("step")
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
     return picture
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +29,13 @@ def test_fewer_are_a_prefix_of_more_and_all_is_the_most():
     for count in (1, 5):
         part = augment.best_sub_policies(SEARCHED, count=count)
         np.testing.assert_array_equal(part.levels, whole.levels[:count])
+
+
+def test_it_may_be_part_of_a_program():
+    found = jax.jit(lambda: augment.best_sub_policies(SEARCHED, count=3))()
+    expected = augment.best_sub_policies(SEARCHED, count=3)
+    np.testing.assert_array_equal(found.operations, expected.operations)
+    np.testing.assert_array_equal(found.levels, expected.levels)
 
 
 def test_what_a_search_moved_too_far_is_brought_back():

@@ -264,6 +264,9 @@ class TestAugmentation:
         found = tiny(policy=f"dada:{path}").augmentation.make_policy("cifar10")
         expected = np.arange(29, 4, -1)[:, None] / 30
         np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6)
+        # The engine asks for it inside a compiled program.
+        inside = jax.jit(lambda: tiny(policy=f"dada:{path}")._policy)()
+        np.testing.assert_array_equal(inside.probabilities, found.probabilities)
         whole = tiny(policy=str(path)).augmentation.make_policy("cifar10")
         np.testing.assert_array_equal(whole.logits, searched.logits)
 
