@@ -286,7 +286,8 @@ class PolicySearch:
                 self.data.smoke(image_size=36 if crop else 32), validation_fraction=0.5
             ),
             framing=self.framing.smoke(),
-            network=self.network.smoke(),
+            # Derivatives of second order of a deep one take minutes to compile.
+            network=dataclasses.replace(self.network.smoke(), network="wrn_10_1"),
             batch_size=8,
             eval_batch_size=16,
         )
