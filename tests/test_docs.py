@@ -82,6 +82,32 @@ def test_the_page_on_trained_runs_works_from_top_to_bottom(tmp_path, monkeypatch
         np.testing.assert_allclose(embeddings, done[0], rtol=0, atol=1e-6 * largest)
 
 
+QUICK = "--eval_every=0 --devices=1 --quiet --width=4 --batch_size=16 --cpu_conv=off"
+
+
+def test_the_page_on_searching_works_from_top_to_bottom(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "policy_search.md").read_text(encoding="utf-8")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    for path in re.findall(r"configs/[\w/]+\.cfg", text):
+        assert (ROOT / path).exists(), path
+    more = {
+        "search": ["--steps=2", "--operations=Rotate,Invert,Color"],
+        "digits": ["--steps=1", "--test=false"],
+    }
+    names: dict = {}
+    for kind, code in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL):
+        if kind == "python":
+            exec(compile(code, "policy_search.md", "exec"), names)
+            continue
+        commands = code.replace("\\\n", "").splitlines()
+        for command, flags in zip(commands, more.values(), strict=True):
+            _, _, module, *given = shlex.split(command)
+            main = importlib.import_module(module).main
+            assert main([*given, *QUICK.split(), *flags]) == 0
+    assert len(names["searched"].logits) == len(names["ten"].logits) == 3
+
+
 def test_the_readme_names_files_that_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in re.findall(

@@ -219,3 +219,24 @@ class TestBadFlags:
         with pytest.raises(ValueError, match=words):
             parts = assembly.assemble(task, Options())
             task.init(jax.random.key(0), parts.first_batch(), parts.sizes)
+
+
+@pytest.mark.slow
+def test_a_rotation_planted_in_what_judges_is_found(tmp_path):
+    planted = {
+        "dataset": "digits",
+        "grey": True,
+        "rotate_validation": 30.0,
+        "initial_level": 0.9,
+        "operations": ("Rotate", "Invert", "TranslateX", "Brightness"),
+        "network": "wrn_10_1",
+        "batch_size": 64,
+        "cutout": 0.0,
+        "steps": 100,
+        "draws": 2,
+        "policy_lr": 0.02,
+    }
+    task = config.replace(PolicySearch(), planted)
+    measures = run(task, tmp_path, log_every=10, eval_every=50)["measures"]
+    assert measures["validation_initial"]["rotate_share"] == pytest.approx(0.25)
+    assert measures["validation"]["rotate_share"] > 0.3
