@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from augment.policy import make_draw as make_draw
     from augment.policy import make_policy as make_policy
     from augment.policy import sample as sample
+    from augment.policy_files import best_sub_policies as best_sub_policies
     from augment.policy_files import load_policy as load_policy
+    from augment.policy_files import policy_text as policy_text
     from augment.policy_files import save_policy as save_policy
     from augment.policy_gradients import PolicyDraws as PolicyDraws
     from augment.policy_gradients import PolicyGradient as PolicyGradient
@@ -80,6 +82,7 @@ _MODULES = {
     "apply_control_variate": "control_variate",
     "apply_draw": "policy",
     "auto_augment": "policies",
+    "best_sub_policies": "policy_files",
     "blend_pairs": "mixing",
     "centre_crop": "geometric",
     "colour_jitter": "colour",
@@ -102,6 +105,7 @@ _MODULES = {
     "operation": "image_ops",
     "padded_crop": "mixing",
     "policy_draws": "policy_gradients",
+    "policy_text": "policy_files",
     "rand_augment": "policies",
     "random_affine": "geometric",
     "random_crop": "geometric",

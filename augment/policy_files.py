@@ -18,14 +18,31 @@ FORMAT, VERSION = "augment policy", 1
 
 
 def save_policy(policy: Policy, path: str | Path) -> None:
-    """Writes a policy as JSON, every number such that it reads back exactly.
+    """Writes a policy as JSON: see `policy_text`.
+
+    Args:
+      policy: what to write; its numbers must be finite.
+      path: file to write.
+
+    Raises:
+      ValueError: a number is not finite.
+    """
+    Path(path).write_text(policy_text(policy), encoding="utf-8")
+
+
+def policy_text(policy: Policy, *, best: int = 0) -> str:
+    """A policy as JSON, every number such that it reads back exactly.
 
     Probabilities and levels outside [0, 1], which a search may hold, are written as
     the 0 or 1 as which they act.
 
     Args:
       policy: what to write; its numbers must be finite.
-      path: file to write.
+      best: how many of its likeliest sub-policies to repeat first, in words for a
+        human reader; reading passes over them.
+
+    Returns:
+      The text of a file that `load_policy` reads.
 
     Raises:
       ValueError: a number is not finite.
@@ -55,9 +72,11 @@ def save_policy(policy: Policy, path: str | Path) -> None:
         }
         for each in policy.table
     }
-    text = {"format": FORMAT, "version": VERSION, "operations": ranges}
-    text["sub_policies"] = sub_policies
-    Path(path).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    text: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    if best:
+        text["best"] = _in_words(policy, best)
+    text |= {"operations": ranges, "sub_policies": sub_policies}
+    return json.dumps(text, indent=1) + "\n"
 
 
 def load_policy(path: str | Path, *, operations: Iterable[Operation] = ()) -> Policy:
@@ -113,6 +132,50 @@ def load_policy(path: str | Path, *, operations: Iterable[Operation] = ()) -> Po
         logits=jnp.asarray(logits, jnp.float32),
         table=table,
     )
+
+
+def best_sub_policies(policy: Policy, *, count: int = 25) -> Policy:
+    """What a search found: its likeliest sub-policies, from now on equally likely.
+
+    Args:
+      policy: the whole distribution; probabilities and levels may lie outside [0, 1].
+      count: how many to keep, >= 1; all where there are fewer. A smaller count gives
+        a prefix of a larger one.
+
+    Returns:
+      The policy, its rows by falling weight, probabilities and levels in [0, 1].
+
+    Raises:
+      ValueError: `count` is below 1.
+
+    Source: Li et al. 2020 (DADA), official code, which keeps 25.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    rows = _likeliest(policy, count)
+    return Policy(
+        operations=policy.operations[rows],
+        probabilities=jnp.clip(policy.probabilities[rows], 0, 1),
+        levels=jnp.clip(policy.levels[rows], 0, 1),
+        logits=jnp.zeros(len(rows)),
+        table=policy.table,
+    )
+
+
+def _likeliest(policy: Policy, count: int) -> np.ndarray:
+    return np.argsort(-np.asarray(policy.logits), kind="stable")[:count]
+
+
+def _in_words(policy: Policy, count: int) -> list[str]:
+    """Lines of `weight: operation probability @ level, …`, the likeliest first."""
+    weights = np.asarray(jax.nn.softmax(policy.logits))
+    found = best_sub_policies(policy, count=count)
+    lines = []
+    for row, place in enumerate(_likeliest(policy, count)):
+        steps = zip(found.operations[row], found.probabilities[row], found.levels[row])
+        said = [f"{policy.table[int(o)].name} {p:.2f} @ {m:.2f}" for o, p, m in steps]
+        lines.append(f"{weights[place]:.4f}: {', '.join(said)}")
+    return lines
 
 
 def _function_name(each: Operation) -> str:

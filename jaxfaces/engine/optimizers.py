@@ -24,6 +24,12 @@ class Optimizer:
     schedule: str = knob(
         "constant", "After the warm-up.", choices=("constant", "cosine", "steps")
     )
+    lr_end: float = knob(
+        0.0,
+        "Where schedule=cosine ends, as a share of --lr.",
+        lower=0.0,
+        upper=1.0,
+    )
     warmup_steps: int = knob(0, "Steps of linear warm-up.", lower=0)
     warmup_start: float = knob(
         0.0, "Where it starts, as a share of --lr.", lower=0.0, upper=1.0
@@ -51,7 +57,7 @@ class Optimizer:
         """The learning rate as a function of the step, over a run of `steps`."""
         after = max(steps - self.warmup_steps, 1)
         if self.schedule == "cosine":
-            main = optax.cosine_decay_schedule(self.lr, after)
+            main = optax.cosine_decay_schedule(self.lr, after, self.lr_end)
         elif self.schedule == "steps":
             # Milestones are counted from the run's start, the schedule from its own.
             scales = {

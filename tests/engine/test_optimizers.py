@@ -29,6 +29,13 @@ def test_cosine_ends_near_zero_and_stays_there():
     assert float(schedule(50)) == 0
 
 
+def test_cosine_may_end_at_a_share_of_the_rate():
+    schedule = Optimizer(lr=0.1, schedule="cosine", lr_end=0.01).rate(10)
+    assert float(schedule(0)) == pytest.approx(0.1)
+    assert float(schedule(5)) == pytest.approx(0.0505)
+    assert float(schedule(10)) == float(schedule(30)) == pytest.approx(0.001)
+
+
 def test_milestones_count_from_the_start_of_the_run():
     optimizer = Optimizer(
         lr=1.0, schedule="steps", milestones=(3, 5), decay=0.1, warmup_steps=1

@@ -256,6 +256,17 @@ class TestAugmentation:
         found = self.changed(policy=str(path), cutout=0.0)
         np.testing.assert_allclose(found, 1 - self.IMAGES / 255, atol=1e-6)
 
+    def test_of_a_searched_policy_dada_takes_the_best_25(self, tmp_path):
+        path = tmp_path / "searched.json"
+        rows = [[("Invert", n / 30, 0.5)] for n in range(30)]
+        searched = augment.make_policy(rows, weights=range(1, 31))
+        augment.save_policy(searched, path)
+        found = tiny(policy=f"dada:{path}").augmentation.make_policy("cifar10")
+        expected = np.arange(29, 4, -1)[:, None] / 30
+        np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6)
+        whole = tiny(policy=str(path)).augmentation.make_policy("cifar10")
+        np.testing.assert_array_equal(whole.logits, searched.logits)
+
     def test_crops_of_random_size_have_the_networks_size(self):
         flags = {"crop": "resized", "crop_size": 8, "jitter": 0.4, "lighting": 0.1}
         assert self.changed(**flags).shape == (6, 8, 8, 3)
@@ -307,6 +318,7 @@ class TestBadFlags:
             ({"grey": True, "jitter": 0.4}, "take images in colour"),
             ({"policy": "missing.json"}, "--policy=missing.json: .*missing.json"),
             ({"policy": "dada:mnist"}, "--policy=dada:mnist"),
+            ({"policy": "dada:missing.json"}, "--policy=dada:missing.json: .*missing"),
             ({"policy": "trivialaugment:broad"}, "neither standard nor wide"),
             ({"only_classes": (3,)}, "has one class"),
             ({"only_classes": (3, 99)}, "no images of class 99"),
