@@ -516,7 +516,7 @@ FIXED = {
         "miner": "none",
         "supervised": "false",
     },
-    "classification": {"dataset": "made_up"},
+    "classification": {"dataset": "made_up", "crop": "random"},
 }
 
 
