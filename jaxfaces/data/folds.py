@@ -40,15 +40,14 @@ def split_within_classes(
 
     Args:
       labels: (N,) integers.
-      count: how many rows to take, 0 < count < N, with at least one row of every class
-        on both sides.
+      count: how many rows to take, 0 < count < N.
       seed: of the draw. The result depends on it, on `labels` and on `count` alone.
 
     Returns:
-      The rows taken and the others, both shuffled.
+      The rows taken and the others, both shuffled; each has rows of every class.
 
     Raises:
-      ValueError: a class has one row, or `count` leaves a class without a row.
+      ValueError: a class would be on one side alone.
 
     Source: scikit-learn's StratifiedShuffleSplit, by which the reduced sets of AutoML
     papers were cut.
@@ -57,14 +56,21 @@ def split_within_classes(
 
     labels = np.asarray(labels)
     present, counts = np.unique(labels, return_counts=True)
-    if counts.min() < 2:
-        raise ValueError(f"class {present[counts.argmin()]} has one image, needs two")
-    if not len(present) <= count <= len(labels) - len(present):
+    rest = len(labels) - count
+    if counts.min() < 2 or min(count, rest) < len(present):
         raise ValueError(
-            f"{count} of {len(labels)} images leave one of {len(present)} classes "
-            "without an image"
+            f"{count} and {rest} images cannot both have images of all "
+            f"{len(present)} classes, the smallest of {counts.min()}"
         )
     shuffle = StratifiedShuffleSplit(
-        1, train_size=count, test_size=len(labels) - count, random_state=seed
+        1, train_size=count, test_size=rest, random_state=seed
     )
-    return next(shuffle.split(labels, labels))
+    taken, others = next(shuffle.split(labels, labels))
+    for side in (taken, others):
+        missing = np.setdiff1d(present, labels[side])
+        if len(missing):  # of a class far smaller than the others
+            raise ValueError(
+                f"{len(side)} images would have none of class {missing[0]}, which has "
+                f"{counts[present == missing[0]][0]} in all"
+            )
+    return taken, others

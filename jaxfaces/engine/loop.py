@@ -108,6 +108,8 @@ class _Run:
         distributed.compare("the data", self.parts.sizes)
         if distributed.is_main():
             folder.settle_sizes(self.parts.sizes)
+            if hasattr(task, "inputs"):
+                folder.settle_inputs(task.inputs())
         self.step, self.saved, self.meta = 0, None, report.first_meta()
         template = self.parts.template()
         self.parts.compile_ahead((checkpoints.steps() or [0])[-1], template)

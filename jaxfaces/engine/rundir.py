@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import shlex
 import sys
@@ -44,6 +45,11 @@ class RunDir:
     def sizes(self) -> Path:
         """(examples, classes) of the training streams."""
         return self.folder / "sizes.json"
+
+    @property
+    def inputs(self) -> Path:
+        """Digests of the files that flags name."""
+        return self.folder / "inputs.json"
 
     @property
     def columns(self) -> Path:
@@ -204,20 +210,49 @@ class RunDir:
           RunError: the data has changed since the run began.
         """
         now = {name: list(pair) for name, pair in sizes.items()}
-        if self.begun and self.sizes.exists():
+        then = self._settled(self.sizes, now)
+        if then != now:
+            raise RunError(
+                f"the data changed since {self.folder} was begun: streams had "
+                f"(examples, classes) {then}, now {now}"
+            )
+
+    def settle_inputs(self, inputs: Mapping[str, Path]) -> None:
+        """Saves digests of files that flags name, or checks that they are as they were.
+
+        Args:
+          inputs: the files by flag.
+
+        Raises:
+          RunError: a file has changed since the run began.
+        """
+        now = {}
+        for flag, path in inputs.items():
             try:
-                then = json.loads(self.sizes.read_text(encoding="utf-8"))
+                content = path.read_bytes()
+            except OSError as error:
+                raise RunError(f"--{flag}={path} cannot be read: {error}") from error
+            now[flag] = hashlib.blake2b(content, digest_size=16).hexdigest()
+        then = self._settled(self.inputs, now)
+        for flag, digest in now.items():
+            if then.get(flag) != digest:
+                raise RunError(
+                    f"--{flag}={inputs[flag]} changed since {self.folder} was begun; "
+                    "put the old file back, or give another --workdir"
+                )
+
+    def _settled(self, path: Path, now: dict[str, Any]) -> dict[str, Any]:
+        """What a file of a begun run holds; in a new one, writes it."""
+        if self.begun and path.exists():
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
             except (ValueError, RecursionError) as error:
                 raise RunError(
-                    f"{self.sizes} is damaged ({error}); remove it to go on with the "
+                    f"{path} is damaged ({error}); remove it to go on with the "
                     f"data as they are now, {now}"
                 ) from error
-            if then != now:
-                raise RunError(
-                    f"the data changed since {self.folder} was begun: streams had "
-                    f"(examples, classes) {then}, now {now}"
-                )
-        write_text(self.sizes, json.dumps(now, indent=2) + "\n")
+        write_text(path, json.dumps(now, indent=2) + "\n")
+        return now
 
     def note_columns(self, streams: Mapping[str, Stream]) -> None:
         """Saves what a batch of the first stream looks like, for use without data."""

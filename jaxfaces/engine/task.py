@@ -69,9 +69,9 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `texts`, `classwise`, `smoke`, `sharding` and `imported` may be left out;
-    so may `examples_per_step`, how many examples a step reads, which a study compares
-    between its arms and otherwise takes from a knob `batch_size`; so may
+    `figures`, `texts`, `classwise`, `smoke`, `sharding`, `imported` and `inputs` may be
+    left out; so may `examples_per_step`, how many examples a step reads, which a study
+    compares between its arms and otherwise takes from a knob `batch_size`; so may
     `with_variables`, for a state made by `engine.steps`; so may `read_files` and
     `write` where `python -m jaxfaces.predict` shall not serve the task, and
     `read_outputs` where it shall search no gallery.
@@ -99,6 +99,9 @@ class Task(Protocol):
 
     def inference(self, state: Any) -> Any:
         """The variables that prediction needs: nested dictionaries of arrays."""
+
+    def inputs(self) -> Mapping[str, Path]:
+        """Files that flags name and training depends on, by flag: may not change."""
 
     def with_variables(self, state: Any, variables: Any) -> Any:
         """A first state that starts from what `inference` gave; for `--init_from`."""

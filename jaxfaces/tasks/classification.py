@@ -91,6 +91,11 @@ class Classification:
         tx, average = self.optimizer.make(self.steps), self.optimizer.average
         return make_state(params, rest, tx, average=average)
 
+    def inputs(self) -> Mapping[str, Path]:
+        """The file of the policy, where it has one."""
+        path = self.augmentation.policy_file
+        return {} if path is None else {"policy": path}
+
     @property
     def _policy(self) -> Any:
         return self.augmentation.make_policy(self.data.dataset)
@@ -151,7 +156,7 @@ class Classification:
     def classwise(
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
     ) -> dict[str, np.ndarray]:
-        """The accuracy of each class, in the order of the labels."""
+        """The accuracy of each class of the split, in the order of the labels."""
         logits, columns = collect(predict, batches["images"])
         counts = classification_measures.confusion(logits, columns["label"])
         present = counts.sum(axis=1) > 0

@@ -23,6 +23,14 @@ FOUND = {
 }
 
 
+# What may follow a name and a colon.
+VARIANTS = {
+    "autoaugment": ("cifar10", "svhn", "imagenet"),
+    "dada": ("cifar10", "cifar100", "svhn", "imagenet"),
+    "trivialaugment": ("standard", "wide"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassificationAugmentation(ImageFraming):
     """What happens to a training image, in this order; a task nests it for its flags.
@@ -43,12 +51,24 @@ class ClassificationAugmentation(ImageFraming):
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
         super().__post_init__()
-        name, _, of = self.policy.partition(":")
-        if self.policy.endswith(".json") or name in NAMES:
+        name, colon, of = self.policy.partition(":")
+        if self.policy.endswith(".json"):
             return
-        raise ValueError(
-            f"--policy={self.policy} is none of {', '.join(NAMES)}, nor a .json file"
-        )
+        if name not in NAMES:
+            raise ValueError(
+                f"--policy={self.policy} is none of {', '.join(NAMES)}, nor a .json "
+                "file"
+            )
+        if colon and of not in VARIANTS.get(name, ()):
+            known = ", ".join(f"{name}:{each}" for each in VARIANTS.get(name, ()))
+            raise ValueError(f"--policy={self.policy}; there is {known or name}")
+
+    @property
+    def policy_file(self) -> Path | None:
+        """The file that --policy names, if any."""
+        if not self.policy.endswith(".json"):
+            return None
+        return Path(self.policy.removeprefix("dada:"))
 
     def make_policy(self, dataset: str) -> Any:
         """The policy for a data set; None for "none" and "cutout".
@@ -58,17 +78,14 @@ class ClassificationAugmentation(ImageFraming):
         """
         name, _, of = self.policy.partition(":")
         try:
-            if name == "dada" and of.endswith(".json"):
-                return augment.best_sub_policies(augment.load_policy(Path(of)))
-            if self.policy.endswith(".json"):
-                return augment.load_policy(Path(self.policy))
+            if self.policy_file:
+                policy = augment.load_policy(self.policy_file)
+                return augment.best_sub_policies(policy) if name == "dada" else policy
             if name == "randaugment":
                 return augment.rand_augment(
                     count=self.randaugment_count, magnitude=self.randaugment_magnitude
                 )
             if name == "trivialaugment":
-                if of not in ("", "standard", "wide"):
-                    raise ValueError(f"{of!r} is neither standard nor wide")
                 return augment.trivial_augment(wide=of != "standard")
             if name in FOUND:
                 make = augment.auto_augment if name == "autoaugment" else augment.dada

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -100,27 +101,35 @@ class ClassifiedImages(StoredImages):
 def _splits(data: ClassifiedImages) -> Mapping[str, Source | None]:
     pool, test = _pool(data)
     if data.train_images:
-        pool = _part(pool, data.train_images, data.split_seed, "train_images")[0]
+        if data.train_images > len(pool):
+            raise ValueError(
+                f"--train_images={data.train_images} is more than the {len(pool)} "
+                "images that there are"
+            )
+        rest = len(pool) - data.train_images
+        pool = _cut(pool, rest, data, "train_images")[0]
     if data.only_classes:
         pool = sources.subset(pool, _rows_of(pool, data.only_classes))
     present = np.unique(pool.labels)
     if len(present) < 2:
         raise ValueError(
-            f"--dataset={data.dataset} has one class of images to train on, needs two"
+            f"--dataset={data.dataset} leaves one class of images to train on; there "
+            "must be two"
         )
     if test is not None:
         if data.only_classes:
             test = sources.subset(test, np.isin(test.labels, present).nonzero()[0])
         strange = np.setdiff1d(test.labels, present)
         if len(strange):
+            flag = "test_split" if data.divided else "train_images"
             raise ValueError(
-                f"--test_split has images of class {strange[0]}, of which there are "
-                "none to train on"
+                f"--{flag}: there are test images of class {strange[0]} and none to "
+                "train on"
             )
     held = None
     if data.validation_fraction:
-        count = round((1 - data.validation_fraction) * len(pool))
-        pool, held = _part(pool, count, data.split_seed, "validation_fraction")
+        count = _share(data.validation_fraction, pool)
+        pool, held = _cut(pool, count, data, "validation_fraction")
     found = {"train": pool, "validation": held, "test": test}
     return {
         name: source and _numbered(source, present) for name, source in found.items()
@@ -135,8 +144,12 @@ def _pool(data: ClassifiedImages) -> tuple[Source, Source | None]:
     whole = _in_order(data.stored("all"))
     if not data.test_fraction:
         return whole, None
-    count = round((1 - data.test_fraction) * len(whole))
-    return _part(whole, count, data.split_seed, "test_fraction")
+    return _cut(whole, _share(data.test_fraction, whole), data, "test_fraction")
+
+
+def _share(fraction: float, source: Source) -> int:
+    """So many images are a share, a part of one counting whole as in scikit-learn."""
+    return math.ceil(round(fraction * len(source), 9))
 
 
 def _in_order(source: Source) -> Source:
@@ -146,17 +159,21 @@ def _in_order(source: Source) -> Source:
     return sources.subset(source, np.argsort(source.ids, kind="stable"))
 
 
-def _part(source: Source, count: int, seed: int, flag: str) -> tuple[Source, Source]:
-    """`count` images with every class's share, and the others."""
-    if count > len(source):
-        raise ValueError(f"--{flag}={count} is more than the {len(source)} images")
-    if count == len(source):
+def _cut(
+    source: Source, count: int, data: ClassifiedImages, flag: str
+) -> tuple[Source, Source]:
+    """All but `count` images, and these, every class with its share in both."""
+    if not count:
         return source, sources.subset(source, np.arange(0))
     try:
-        taken, others = folds.split_within_classes(source.labels, count, seed=seed)
+        kept, cut = folds.split_within_classes(
+            source.labels, len(source) - count, seed=data.split_seed
+        )
     except ValueError as error:
-        raise ValueError(f"--{flag}: {error}") from error
-    return sources.subset(source, taken), sources.subset(source, others)
+        advice = "" if flag == "train_images" else f"; --{flag}=0 holds none out"
+        value = getattr(data, flag)
+        raise ValueError(f"--{flag}={value:g}: {error}{advice}") from error
+    return sources.subset(source, kept), sources.subset(source, cut)
 
 
 def _rows_of(source: Source, classes: tuple[int, ...]) -> np.ndarray:

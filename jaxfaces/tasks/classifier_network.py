@@ -30,6 +30,8 @@ class ClassifierNetwork(NetworkOptions):
             classifier.known(self.network)
         except ValueError as error:
             raise ValueError(f"--network={self.network}: {error}") from error
+        if self.network.startswith("shake_shake") and self.width % 2:
+            raise ValueError(f"--width={self.width} must be even for {self.network}")
 
     def net(self, classes: int) -> net.Net:
         """The pure functions, for so many classes."""

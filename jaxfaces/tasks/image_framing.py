@@ -51,6 +51,8 @@ class ImageFraming:
         """Checks what one knob cannot."""
         if self.padding and self.crop_size:
             raise ValueError("--padding and --crop_size exclude each other; give one")
+        if self.crop == "resized" and not self.crop_size:
+            raise ValueError("--crop=resized needs --crop_size")
 
     def check(self, shape: tuple[int, ...], policy: bool) -> None:
         """Raises ValueError for images (H, W, C) that it, or a policy, cannot take."""

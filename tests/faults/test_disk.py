@@ -39,7 +39,7 @@ def mounted(folder, *options):
 @pytest.fixture
 def small_disk(tmp_path):
     folder = tmp_path / "disk"
-    mounted(folder, "size=1500k")
+    mounted(folder, "size=1200k")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -47,7 +47,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_stops_the_run_with_the_reason_and_loses_nothing(small_disk):
     workdir = small_disk / "run"
     # Enough small checkpoints to fill it, were they all kept.
-    fill = ["--steps=400", "--keep=1000", "--eval_every=0"]
+    fill = ["--steps=200", "--keep=1000", "--eval_every=0"]
     every = ("--log_every=3", "--checkpoint_every=3")
     process = commands.start(workdir, *fill, every=every)
     _, err = commands.finish(process, code=1)
@@ -61,11 +61,11 @@ def test_a_full_disk_stops_the_run_with_the_reason_and_loses_nothing(small_disk)
     for path in sorted((workdir / "checkpoints").iterdir(), key=os.path.getmtime)[:-2]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
-    resumed = commands.start(workdir, "--steps=400", "--eval_every=0", every=every)
+    resumed = commands.start(workdir, "--steps=200", "--eval_every=0", every=every)
     out, _ = commands.finish(resumed)
     assert "resuming at step" in out
     whole = small_disk.parent / "whole"
-    commands.finish(commands.start(whole, "--steps=400", "--eval_every=0", every=every))
+    commands.finish(commands.start(whole, "--steps=200", "--eval_every=0", every=every))
     same(workdir, whole)
 
 
@@ -88,7 +88,7 @@ def test_a_disk_that_goes_away_stops_the_run_with_the_reason(tmp_path):
     folder = tmp_path / "disk"
     mounted(folder, "size=20m")
     try:
-        process = commands.start(folder / "run", "--steps=4000", "--pause=0.02")
+        process = commands.start(folder / "run", "--steps=2000", "--pause=0.02")
         commands.wait_for_step(folder / "run", 12, process)
         mounted(folder, "size=20m", "ro")  # hides the disk below it
         _, err = commands.finish(process, code=1)
@@ -101,7 +101,7 @@ def test_a_disk_that_goes_away_stops_the_run_with_the_reason(tmp_path):
 
 def test_readers_do_not_mind_a_running_one_and_a_second_trainer_is_told(tmp_path):
     workdir = tmp_path / "run"
-    process = commands.start(workdir, "--steps=4000", "--pause=0.02")
+    process = commands.start(workdir, "--steps=2000", "--pause=0.02")
     commands.wait_for_step(workdir, 12, process)
     flags = (workdir / "flags.cfg").read_text()
     _, err = commands.finish(commands.start(workdir, "--steps=9"), code=1)
@@ -111,7 +111,7 @@ def test_readers_do_not_mind_a_running_one_and_a_second_trainer_is_told(tmp_path
     assert jaxfaces.load(workdir, task_class=contract_tasks.Linear).step >= 4
     process.send_signal(signal.SIGKILL)  # its lock dies with it
     process.wait(60)
-    stopped = commands.start(workdir, "--steps=4000", "--pause=0.02")
+    stopped = commands.start(workdir, "--steps=2000", "--pause=0.02")
     out = stopped.stdout.readline()
     assert "resuming at step" in out
     stopped.send_signal(signal.SIGTERM)

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxfaces import train
+from jaxfaces import registry, train
 from jaxfaces.engine import commandline, config, flagfiles
 from jaxfaces.engine.errors import UsageError
 from jaxfaces.engine.options import Options
+from jaxfaces.tasks.classification import Classification
 from jaxfaces.tasks.retrieval import Retrieval
 
 LINEAR = "--task=contract_tasks:Linear"
@@ -38,7 +39,13 @@ FUZZ = {
 
 KNOBS = [
     knob.flag
-    for part in (contract_tasks.Linear, Retrieval, Options, train.Command)
+    for part in (
+        contract_tasks.Linear,
+        Classification,
+        Retrieval,
+        Options,
+        train.Command,
+    )
     for knob in config.knobs(part)
 ]
 SPECIAL = ["flagfile", "task", "undefok", "help", "helpfull", "", "-", "no", "=", "é"]
@@ -499,19 +506,30 @@ def lawful_values(knob, draw):
     return knob.format(knob.default)
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_any_lawful_choices_train_the_real_task(tmp_path, seed):
-    draw = random.Random(seed)
-    fixed = {"backbone": "small", "dataset": "made_up"}  # a large network takes long
-    # Some losses need a classifier, and a miner needs a loss over pairs.
-    fixed |= {"classification": "cross_entropy", "miner": "none", "supervised": "false"}
+# What goes together: a large network takes long, some losses need a classifier, and a
+# miner needs a loss over pairs.
+FIXED = {
+    "retrieval": {
+        "backbone": "small",
+        "dataset": "made_up",
+        "classification": "cross_entropy",
+        "miner": "none",
+        "supervised": "false",
+    },
+    "classification": {"dataset": "made_up", "crop": "random"},
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_any_lawful_choices_train_the_real_task(tmp_path, name):
+    draw = random.Random(0)
     flags = {
-        knob.flag: fixed.get(knob.flag, lawful_values(knob, draw))
-        for knob in config.knobs(Retrieval)
+        knob.flag: FIXED[name].get(knob.flag, lawful_values(knob, draw))
+        for knob in config.knobs(registry.find(name))
     }
     given = [f"--{flag}={value}" for flag, value in flags.items()]
     done, _, err, _ = run(
-        ["--task=retrieval", *given, "--smoke", "--quiet", f"--workdir={tmp_path}"]
+        [f"--task={name}", *given, "--smoke", "--quiet", f"--workdir={tmp_path}"]
     )
     assert (done, err) == (0, "")
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -57,6 +57,7 @@ def loss(network, rest, params):
     ("name", "classes", "count"),
     [
         ("wrn_40_2", 10, 2_246_474),
+        ("wrn_16_4", 10, 2_751_146),  # 2.8 million with or without biases
         ("wrn_28_10", 10, 36_489_290),
         ("wrn_28_2", 10, 1_469_642),
         ("resnet50", 1000, 25_557_032),
@@ -148,7 +149,7 @@ def test_modes_of_differentiation_agree_to_the_second_order(name):
         np.testing.assert_allclose(a / scale, b / scale, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["wide", "shake", "resnet"])
+@pytest.mark.parametrize("name", ["wide", "shake", "pyramid", "resnet"])
 def test_computing_blocks_twice_changes_no_gradient(name):
     found = []
     for remat in (False, True):

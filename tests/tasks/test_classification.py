@@ -14,6 +14,7 @@ import augment
 import jaxfaces
 from jaxfaces import predict, train
 from jaxfaces.engine import assembly, config
+from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.options import Options
 from jaxfaces.tasks.classification import Classification
 
@@ -129,7 +130,7 @@ class TestPredict:
 
 
 def first_step(task):
-    parts = assembly.assemble(task, Options())
+    parts = assembly.assemble(task, Options(devices=1))
     batch = parts.first_batch()
     state = task.init(jax.random.key(0), batch, parts.sizes)
     (phase,) = task.phases(parts.sizes)
@@ -178,12 +179,41 @@ def test_label_smoothing_spreads_a_share_of_the_label():
 
 
 @pytest.mark.parametrize("flag", ["mixup", "cutmix"])
-def test_mixed_targets_need_not_be_right_to_be_counted(flag):
-    state, batch, step = first_step(tiny(**{flag: 1.0}))
-    _, metrics = step(state, batch, jax.random.key(1))
-    total, count = metrics["loss"]
-    assert np.isfinite(total)
-    assert total / count > 1.0  # ln 16 = 2.8 at the start, mixed or not
+def test_mixed_images_pay_for_mixed_targets(flag):
+    task = tiny(**{flag: 1.0})
+    state, batch, step = first_step(task)
+    key = jax.random.key(1)
+    total, count = step(state, batch, key)[1]["loss"]
+    rows = batch["train"]
+    mix = getattr(augment, flag)
+    images, targets = mix(
+        jax.random.split(key, 3)[1],
+        rows["image"].astype(jnp.float32) / 255,
+        jax.nn.one_hot(rows["label"], 16),
+        alpha=1.0,
+    )
+    network = task.network.net(16)
+    logits, _ = network.apply(state.params, state.rest, images, train=True)
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    expected = -(np.asarray(targets) * log_p).sum(axis=1).mean()
+    assert total / count == pytest.approx(expected, rel=1e-5)
+    assert np.abs(np.asarray(targets).max(axis=1) - 1).max() > 0.05  # they are mixed
+
+
+def test_a_policy_file_may_not_change_during_a_run(tmp_path):
+    path = tmp_path / "mine.json"
+    augment.save_policy(augment.make_policy([[("Invert", 1.0, 0.5)]]), path)
+    task = tiny(policy=str(path), steps=2)
+    flags = {"devices": 1, "quiet": True}
+    jaxfaces.run(task, tmp_path / "run", **flags)
+    longer = dataclasses.replace(task, steps=3)
+    augment.save_policy(augment.make_policy([[("Solarize", 1.0, 0.5)]]), path)
+    with pytest.raises(RunError, match=r"--policy=.*mine.json changed since"):
+        jaxfaces.run(longer, tmp_path / "run", **flags)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"--policy=.*mine.json: .*No such file"):
+        jaxfaces.run(longer, tmp_path / "run", **flags)
+    jaxfaces.load(tmp_path / "run")  # to use a run takes no policy
 
 
 def test_eight_devices_train_as_one(tmp_path):
@@ -230,8 +260,13 @@ class TestAugmentation:
         found = self.changed(policy="cutout", cutout=0.25)
         mean = np.array([0.4914, 0.4822, 0.4465], np.float32)
         covered = np.isclose(found, mean, atol=1e-6).all(axis=-1)
-        assert (covered.sum(axis=(1, 2)) <= 16).all()
-        assert covered.any(axis=(1, 2)).all()
+        counts = covered.sum(axis=(1, 2))
+        assert counts.max() == 16  # a quarter of the width, squared
+        assert counts.min() >= 4  # at the border less
+        for image in covered:
+            rows, columns = np.nonzero(image)
+            extent = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            assert extent == image.sum()  # a rectangle, filled
         kept = self.IMAGES.astype(np.float32) / 255
         np.testing.assert_array_equal(found[~covered], kept[~covered])
 
@@ -305,6 +340,12 @@ class TestBadFlags:
             ({"network": "wrn_41_2"}, "--network=wrn_41_2"),
             ({"network": "vgg"}, "--network=vgg"),
             ({"mixup": 1.0, "cutmix": 1.0}, "--mixup and --cutmix exclude"),
+            ({"policy": "randaugment:14"}, "--policy=randaugment:14; there is randaug"),
+            ({"policy": "dada:mnist"}, "--policy=dada:mnist; there is dada:cifar10"),
+            ({"policy": "trivialaugment:broad"}, "trivialaugment:standard"),
+            ({"policy": "none:x"}, "--policy=none:x; there is none"),
+            ({"crop": "resized"}, "--crop=resized needs --crop_size"),
+            ({"network": "shake_shake_32", "width": 5}, "--width=5 must be even"),
             ({"padding": 2, "crop_size": 8}, "--padding and --crop_size exclude"),
             ({"crop_size": 32}, "--crop_size=32 is larger than --image_size=16"),
         ],
@@ -320,19 +361,18 @@ class TestBadFlags:
             ({"crop_size": 17, "image_size": 0}, "--crop_size=17 is larger than"),
             ({"grey": True, "jitter": 0.4}, "take images in colour"),
             ({"policy": "missing.json"}, "--policy=missing.json: .*missing.json"),
-            ({"policy": "dada:mnist"}, "--policy=dada:mnist"),
             ({"policy": "dada:missing.json"}, "--policy=dada:missing.json: .*missing"),
-            ({"policy": "trivialaugment:broad"}, "neither standard nor wide"),
-            ({"only_classes": (3,)}, "has one class"),
+            ({"only_classes": (3,)}, "leaves one class"),
             ({"only_classes": (3, 99)}, "no images of class 99"),
             ({"train_images": 1000}, "--train_images=1000 is more than"),
-            ({"train_images": 15}, "--train_images: .*leave one of 16 classes"),
+            ({"train_images": 15}, "--train_images=15: 15 and .* all 16 classes"),
+            ({"validation_fraction": 0.01}, "--validation_fraction=0 holds none out"),
         ],
     )
     def test_are_refused_before_anything_is_compiled(self, flags, words):
         task = tiny(**flags)
         with pytest.raises(ValueError, match=words):
-            parts = assembly.assemble(task, Options())
+            parts = assembly.assemble(task, Options(devices=1))
             task.init(jax.random.key(0), parts.first_batch(), parts.sizes)
 
     def test_a_policy_of_another_version_names_flag_and_file(self, tmp_path):
@@ -340,9 +380,9 @@ class TestBadFlags:
         augment.save_policy(augment.trivial_augment(), path)
         text = json.loads(path.read_text())
         path.write_text(json.dumps(text | {"version": 7}))
-        task = tiny(policy=str(path))
+        augmentation = tiny(policy=str(path)).augmentation
         with pytest.raises(ValueError, match=r"--policy=.*old.json.*version 7"):
-            task.phases({"train": (64, 16)})
+            augmentation.make_policy("cifar10")
 
 
 def test_a_smoke_task_is_tiny():

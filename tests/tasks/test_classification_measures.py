@@ -109,3 +109,9 @@ def test_surest_mistakes_come_first():
 def test_classes_without_names_go_by_number():
     assert files.named((), 3) == "3"
     assert files.told(("cat", "dog"), np.array([0.25, 0.75])) == "dog 75 %"
+
+
+def test_of_equal_scores_the_first_class_counts():
+    found = measures.measures(np.zeros((7, 7)), np.arange(7))
+    assert found["accuracy"] == pytest.approx(1 / 7)
+    assert found["top_5"] == pytest.approx(5 / 7)
