@@ -150,14 +150,14 @@ class Classification:
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
     ) -> dict[str, float]:
         """Accuracy, error, log-loss, calibration error and, of many classes, top 5."""
-        logits, columns = collect(predict, batches["images"])
+        logits, columns = collect(predict, _sweep(batches))
         return classification_measures.measures(logits, columns["label"])
 
     def classwise(
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
     ) -> dict[str, np.ndarray]:
         """The accuracy of each class of the split, in the order of the labels."""
-        logits, columns = collect(predict, batches["images"])
+        logits, columns = collect(predict, _sweep(batches))
         counts = classification_measures.confusion(logits, columns["label"])
         present = counts.sum(axis=1) > 0
         return {"accuracy": (counts.diagonal() / np.maximum(counts.sum(1), 1))[present]}
@@ -166,7 +166,7 @@ class Classification:
         self, state: Any, predict: Callable, batches: Mapping
     ) -> dict[str, Any]:
         """Confusion matrix, reliability, the surest mistakes, augmented images."""
-        sweep = batches["images"]
+        sweep = _sweep(batches)
         logits, columns = collect(predict, sweep, columns=("label", "index"))
         labels, names = columns["label"], sweep.names
         probabilities = np.asarray(jax.nn.softmax(logits))
@@ -226,6 +226,12 @@ class Classification:
             microbatch=4 if self.microbatch else 0,
             eval_batch_size=16,
         )
+
+
+def _sweep(batches: Mapping[str, Any]) -> Any:
+    """The one stream of a split, whose name in training is another."""
+    (sweep,) = batches.values()
+    return sweep
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

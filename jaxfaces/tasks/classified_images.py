@@ -89,11 +89,11 @@ class ClassifiedImages(StoredImages):
 
     def smoke(self, *, image_size: int) -> Self:
         """The same on a few made-up images."""
+        small = super().smoke(image_size=image_size)
+        names = ("train_split", "test_split")
+        own = {} if small.divided else {n: getattr(ClassifiedImages, n) for n in names}
         return dataclasses.replace(
-            super().smoke(image_size=image_size),
-            train_images=0,
-            only_classes=(),
-            validation_fraction=0.25,
+            small, train_images=0, only_classes=(), validation_fraction=0.25, **own
         )
 
 
@@ -141,6 +141,12 @@ def _pool(data: ClassifiedImages) -> tuple[Source, Source | None]:
     if data.divided:
         test = data.stored(data.test_split) if data.test_split else None
         return _in_order(data.stored(data.train_split)), test
+    for flag in ("train_split", "test_split"):
+        if getattr(data, flag) != getattr(ClassifiedImages, flag):
+            raise ValueError(
+                f"--{flag}={getattr(data, flag)}: --dataset={data.dataset} is not "
+                "divided; --test_fraction says how much of it to test on"
+            )
     whole = _in_order(data.stored("all"))
     if not data.test_fraction:
         return whole, None

@@ -12,7 +12,7 @@ from PIL import Image
 
 import augment
 import jaxfaces
-from jaxfaces import predict, train
+from jaxfaces import evaluate, predict, train
 from jaxfaces.engine import assembly, config
 from jaxfaces.engine.errors import RunError
 from jaxfaces.engine.options import Options
@@ -71,6 +71,12 @@ def test_accuracy_by_class_averages_to_the_accuracy(run):
     summary = json.loads((run / "summary.json").read_text())
     assert by_class.shape == (1, 16)  # classes are equally frequent
     assert by_class.mean() == pytest.approx(summary["measures"]["test"]["accuracy"])
+
+
+def test_any_split_can_be_measured_afterwards(run, capsys):
+    assert evaluate.main([f"--workdir={run}", "--split=train", "--figures"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert (run / "evaluations" / "train_last" / "confusion.png").stat().st_size > 1000
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +297,24 @@ class TestAugmentation:
         found = self.changed(policy=str(path), cutout=0.0)
         np.testing.assert_allclose(found, 1 - self.IMAGES / 255, atol=1e-6)
 
+    def test_cutout_comes_after_the_policy(self, tmp_path):
+        path = tmp_path / "mine.json"
+        augment.save_policy(augment.make_policy([[("Invert", 1.0, 0.5)]]), path)
+        found = self.changed(policy=str(path), cutout=0.25)
+        mean = np.array([0.4914, 0.4822, 0.4465], np.float32)
+        covered = np.isclose(found, mean, atol=1e-6).all(axis=-1)
+        assert (covered.sum(axis=(1, 2)) >= 4).all()  # not inverted
+        inverted = 1 - self.IMAGES / 255
+        np.testing.assert_allclose(found[~covered], inverted[~covered], atol=1e-6)
+
+    def test_policies_take_grey_images(self):
+        augmentation = tiny(policy="autoaugment", grey=True).augmentation
+        policy = augmentation.make_policy("made_up")
+        grey = self.IMAGES[..., :1]
+        found = augmentation.train(jax.random.key(0), grey, policy, "none")
+        assert found.shape == grey.shape
+        assert 0 <= found.min() <= found.max() <= 1
+
     def test_of_a_searched_policy_dada_takes_the_best_25(self, tmp_path):
         path = tmp_path / "searched.json"
         rows = [[("Invert", n / 30, 0.5)] for n in range(30)]
@@ -364,6 +388,8 @@ class TestBadFlags:
             ({"policy": "dada:missing.json"}, "--policy=dada:missing.json: .*missing"),
             ({"only_classes": (3,)}, "leaves one class"),
             ({"only_classes": (3, 99)}, "no images of class 99"),
+            ({"test_split": "dev"}, "--test_split=dev: --dataset=made_up is not div"),
+            ({"train_split": "all"}, "--train_split=all: .* --test_fraction says"),
             ({"train_images": 1000}, "--train_images=1000 is more than"),
             ({"train_images": 15}, "--train_images=15: 15 and .* all 16 classes"),
             ({"validation_fraction": 0.01}, "--validation_fraction=0 holds none out"),
