@@ -143,6 +143,11 @@ def first_step(task):
     return state, batch, jax.jit(phase.step)
 
 
+def trained_logits(task, state, images):
+    logits = jax.jit(task.network.net(16).apply, static_argnames="train")
+    return logits(state.params, state.rest, images, train=True)[0]
+
+
 def test_a_step_is_gradient_descent_on_the_cross_entropy():
     task = tiny(clip_norm=0.0, weight_decay=0.0, momentum=0.0, nesterov=False)
     state, batch, step = first_step(task)
@@ -156,7 +161,7 @@ def test_a_step_is_gradient_descent_on_the_cross_entropy():
         own = jnp.take_along_axis(logits, rows["label"][:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - own)
 
-    value, gradient = jax.value_and_grad(loss)(state.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
     total, count = metrics["loss"]
     assert count == 16
     assert total / count == pytest.approx(float(value), rel=1e-5)
@@ -174,9 +179,7 @@ def test_label_smoothing_spreads_a_share_of_the_label():
     state, batch, _ = plain
     rows = batch["train"]
     images = rows["image"].astype(jnp.float32) / 255
-    logits, _ = (
-        tiny().network.net(16).apply(state.params, state.rest, images, train=True)
-    )
+    logits = trained_logits(tiny(), state, images)
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     own = log_p[np.arange(16), rows["label"]]
     expected = -np.mean(0.8 * own + 0.2 * log_p.mean(axis=1))
@@ -198,8 +201,7 @@ def test_mixed_images_pay_for_mixed_targets(flag):
         jax.nn.one_hot(rows["label"], 16),
         alpha=1.0,
     )
-    network = task.network.net(16)
-    logits, _ = network.apply(state.params, state.rest, images, train=True)
+    logits = trained_logits(task, state, images)
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     expected = -(np.asarray(targets) * log_p).sum(axis=1).mean()
     assert total / count == pytest.approx(expected, rel=1e-5)

@@ -43,9 +43,8 @@ def test_each_branch_pays_its_own_loss_and_heads_have_a_rate_of_their_own():
     step = jax.jit(parts.timeline.phases[0].step)
     moved, metrics = step(state, batch, jax.random.key(0))
     images = jnp.asarray(batch["train"]["image"]).astype(jnp.float32) / 255
-    whole, _ = parts.task.network.net(4).apply(
-        state.params, state.rest, images, train=True
-    )
+    embed = jax.jit(parts.task.network.net(4).apply, static_argnames="train")
+    whole, _ = embed(state.params, state.rest, images, train=True)
     assert whole.shape == (8, 24)
     labels = batch["train"]["label"]
     for index, level in enumerate("HLM"):

@@ -109,10 +109,12 @@ def test_the_logged_loss_is_the_loss_of_the_embeddings(loss):
     task = tiny(loss=loss, rotation=0.0, ranked_list_temperature=5.0)
     parts = assembly.assemble(task, Options(devices=1))
     state, batch = parts.start()["state"], parts.first_batch()
-    metrics = parts.timeline.phases[0].step(state, batch, jax.random.key(0))[1]
+    step = jax.jit(parts.timeline.phases[0].step)
+    metrics = step(state, batch, jax.random.key(0))[1]
     images = jnp.asarray(batch["train"]["image"]).astype(jnp.float32) / 255
     network = task.network.net(6)
-    embeddings, _ = network.apply(state.params, state.rest, images, train=True)
+    embed = jax.jit(network.apply, static_argnames="train")
+    embeddings, _ = embed(state.params, state.rest, images, train=True)
     labels = batch["train"]["label"]
     if loss == "ranked_list":
         expected = metric.ranked_list_loss(embeddings, labels, temperature=5.0)
