@@ -18,6 +18,7 @@ from jaxfaces.studies.settings import Settings
 NAME = re.compile(r"[A-Za-z0-9][\w+.-]{0,63}")
 RESERVED = ("tuning",)  # folders beside those of the arms
 OWN = ("seed", "parallel_seeds", "workdir", "smoke", "classwise")
+SEED = "{seed}"  # inside a flag's value: the seed of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Arm:
     Attributes:
       name: its name, that of its folder too.
       words: flags of its runs.
-      task: the task that they give.
+      task: the task that they give, of seed 0 where they depend on it.
       options: the options of the engine that they give; the seed is the run's.
       grid: flags to tune and their values.
     """
@@ -43,7 +44,8 @@ class Arm:
         """All flags that can change a result, but for what the study sets itself."""
         lines = commandline.flag_lines(self.task, self.options, runtime=False)
         pairs = (line.removeprefix("--").partition("=")[::2] for line in lines)
-        return {name: value for name, value in pairs if name not in (*OWN, "test")}
+        found = {name: value for name, value in pairs if name not in (*OWN, "test")}
+        return found | self.by_seed
 
     @property
     def budget(self) -> dict[str, int | None]:
@@ -51,6 +53,25 @@ class Arm:
         size = getattr(self.task, "examples_per_step", None)
         size = size or getattr(self.task, "batch_size", None)
         return {"steps": self.task.steps, "examples_per_step": size}
+
+    @property
+    def by_seed(self) -> dict[str, str]:
+        """The flags that have the seed of the run in their value, as they are given."""
+        found: dict[str, str] = {}
+        flag = ""
+        for word in flagfiles.expand(self.words):
+            flag, value = (_flag(word), word) if word.startswith("-") else (flag, word)
+            found.pop(flag, None)  # a later word wins
+            if SEED in word:
+                found[flag] = value.partition("=")[2] if "=" in value else value
+        return found
+
+    def of_seed(self, seed: int, *, smoke: bool = False) -> "Arm":
+        """The arm of a run: with its seed where a flag's value says {seed}."""
+        if not self.by_seed:
+            return self
+        arm = _arm(self.name, _at_seed(self.words, seed), {}, f"arm {self.name}")
+        return _smoked(arm) if smoke else arm
 
     def changed(self, *words: str, why: str = "") -> "Arm":
         """The same with further flags.
@@ -194,13 +215,15 @@ def _read_arm(
     tuned = {**grid, **dict(_grid(text, f"arm {name}") for text in tune)}
     test = f"--test={'true' if settings.split == 'test' else 'false'}"
     arm = _arm(name, (*shared, *words, test), tuned, f"arm {name}")
-    if settings.smoke:
-        try:
-            task, options = smoke(arm.task, arm.options)
-        except RunError as error:
-            raise UsageError(f"arm {name}: {error}") from error
-        arm = dataclasses.replace(arm, task=task, options=options, grid={})
-    return arm
+    return _smoked(arm) if settings.smoke else arm
+
+
+def _smoked(arm: Arm) -> Arm:
+    try:
+        task, options = smoke(arm.task, arm.options)
+    except RunError as error:
+        raise UsageError(f"arm {arm.name}: {error}") from error
+    return dataclasses.replace(arm, task=task, options=options, grid={})
 
 
 def _arm(name: str, words: tuple[str, ...], grid: Mapping, where: str) -> Arm:
@@ -208,10 +231,15 @@ def _arm(name: str, words: tuple[str, ...], grid: Mapping, where: str) -> Arm:
         taken = {_flag(word) for word in flagfiles.expand(words)} & set(OWN)
         if taken:
             raise UsageError(f"--{min(taken)} is set by the study")
-        built, task = commandline.parse(words, {"options": Options()})
+        built, task = commandline.parse(_at_seed(words, 0), {"options": Options()})
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     return Arm(name, words, task, built["options"], grid)
+
+
+def _at_seed(words: Sequence[str], seed: int) -> tuple[str, ...]:
+    """Words with a seed in place of {seed}, also in flagfiles."""
+    return tuple(word.replace(SEED, str(seed)) for word in flagfiles.expand(words))
 
 
 def _grid(text: str, where: str) -> tuple[str, tuple[str, ...]]:
@@ -242,6 +270,11 @@ def _check(plan: Plan) -> None:
         if needs and not arm.options.eval_every:
             raise UsageError(
                 f"arm {arm.name}: {primary} of validation needs eval_every"
+            )
+        if arm.by_seed and settings.seeds_at_once > 1:
+            raise UsageError(
+                f"arm {arm.name}: a flag with {SEED} in it cannot serve several seeds "
+                f"at once: --seeds_at_once={settings.seeds_at_once} must be 1"
             )
     _check_budgets(plan)
     shared = set(settings.seeds) & set(settings.tune_seeds)

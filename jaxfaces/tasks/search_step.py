@@ -162,16 +162,24 @@ def _each(
 ) -> tuple[jax.Array, Any, tuple]:
     """Worth (D,) and gradients (D, ...) of all draws, the rest of the first alone."""
     *first, rest = try_one(*jax.tree.map(lambda x: x[0], (draws, images)))
-    found = jax.tree.map(lambda x: x[None], first)
-    if len(images) > 1:
-        # Unrolled on CPU: XLA runs convolution gradients many times slower in a loop.
-        _, others = jax.lax.scan(
-            lambda _, one: (None, list(try_one(*one)[:2])),
-            None,
-            jax.tree.map(lambda x: x[1:], (draws, images)),
-            unroll=jax.default_backend() == "cpu",
+    others = jax.tree.map(lambda x: x[1:], (draws, images))
+
+    def worth(one: tuple) -> list:
+        return list(try_one(*one)[:2])
+
+    if len(images) == 1 or jax.default_backend() == "cpu":
+        # No loop: XLA runs convolution gradients many times slower inside of one.
+        several = [
+            worth(jax.tree.map(lambda x, n=n: x[n], others))
+            for n in range(len(images) - 1)
+        ]
+        found = jax.tree.map(lambda *parts: jnp.stack(parts), first, *several)
+    else:
+        found = jax.tree.map(
+            lambda one, more: jnp.concatenate([one[None], more]),
+            first,
+            jax.lax.map(worth, others),
         )
-        found = jax.tree.map(lambda *parts: jnp.concatenate(parts), found, others)
     return *found, rest
 
 

@@ -273,7 +273,7 @@ class TestAugmentation:
     @pytest.mark.parametrize(
         "policy",
         ["autoaugment", "autoaugment:svhn", "dada:imagenet", "randaugment"]
-        + ["trivialaugment", "trivialaugment:standard"],
+        + ["trivialaugment", "trivialaugment:standard", "unsearched", "random:7"],
     )
     def test_policies_change_images_and_keep_their_range(self, policy):
         found = self.changed(policy=policy, cutout=0.0)
@@ -290,6 +290,14 @@ class TestAugmentation:
         augment.save_policy(invert, path)
         found = self.changed(policy=str(path), cutout=0.0)
         np.testing.assert_allclose(found, 1 - self.IMAGES / 255, atol=1e-6)
+
+    def test_a_random_policy_is_that_of_its_seed(self):
+        first, again, other = (
+            tiny(policy=policy).augmentation.make_policy("cifar10")
+            for policy in ("random:0", "random", "random:1")
+        )
+        np.testing.assert_array_equal(first.levels, again.levels)
+        assert np.all(first.levels != other.levels)
 
     def test_of_a_searched_policy_dada_takes_the_best_25(self, tmp_path):
         path = tmp_path / "searched.json"
@@ -344,6 +352,8 @@ class TestBadFlags:
             ({"policy": "dada:mnist"}, "--policy=dada:mnist; there is dada:cifar10"),
             ({"policy": "trivialaugment:broad"}, "trivialaugment:standard"),
             ({"policy": "none:x"}, "--policy=none:x; there is none"),
+            ({"policy": "random:one"}, "--policy=random:one; there is random:0"),
+            ({"policy": "random:99999999999"}, "there is random:0"),
             ({"crop": "resized"}, "--crop=resized needs --crop_size"),
             ({"network": "shake_shake_32", "width": 5}, "--width=5 must be even"),
             ({"padding": 2, "crop_size": 8}, "--padding and --crop_size exclude"),

@@ -144,6 +144,25 @@ class TestStreams:
         same = task.data.split("train").read(np.arange(5))
         np.testing.assert_array_equal(trained["image"], same["image"])
 
+    def test_every_other_image_of_every_split_is_a_class_of_its_own(self):
+        task, plain = tiny(inverted_classes=True), tiny()
+        rows = np.arange(9)
+        for split, name in (
+            ("train", "train"),
+            ("train", "validation"),
+            ("validation", "images"),
+            ("test", "images"),
+        ):
+            stream, before = (each.streams(split, 0)[name] for each in (task, plain))
+            found, own = stream.read(rows), before.read(rows)
+            odd = rows % 2 == 1
+            np.testing.assert_array_equal(found["image"][~odd], own["image"][~odd])
+            np.testing.assert_array_equal(found["image"][odd], 255 - own["image"][odd])
+            np.testing.assert_array_equal(found["label"], own["label"] + 16 * odd)
+            assert (stream.classes, before.classes) == (32, 16)
+            assert stream.names[3:20:16] == ("class 3", "class 3, inverted")
+            np.testing.assert_array_equal(stream.plan(1), before.plan(1))
+
 
 def test_what_cutout_covers_is_zero_where_levels_act():
     task = tiny(cutout=0.25)
