@@ -1,7 +1,7 @@
 """What a step of a search costs, and how exact its gradient in the levels is.
 
 python tests/benchmarks/policy_search_step.py [--out FILE]
-    [--network=wrn_10_1 --batch=64 --size=32 --draws=4] [--repeats=9] [--batches=8]
+    [--network=wrn_10_1 --batch=64 --size=32 --draws=2] [--repeats=9] [--batches=8]
 
 Timed are a plain training step with crop, flip and cutout, whole steps of a search with
 one and with several draws, and the gradient of the validation loss after one step in
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--network", default="wrn_10_1")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--draws", type=int, default=4, help="of the second search")
+    parser.add_argument("--draws", type=int, default=2, help="of the second search")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batches", type=int, default=8, help="to judge by; 0: none")
     parser.add_argument("--warm", type=int, default=20, help="steps before judging")

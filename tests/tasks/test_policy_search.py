@@ -241,11 +241,17 @@ class TestBadFlags:
 
 
 @pytest.mark.slow
-def test_a_rotation_planted_in_what_judges_is_found(tmp_path):
-    planted = {
+@pytest.mark.parametrize(
+    "plant, measure, change",
+    [
+        ({"rotate_validation": 30.0}, "rotate_share", 0.05),
+        ({"inverted_classes": True}, "invert_share", -0.1),
+    ],
+)
+def test_what_is_planted_is_found(plant, measure, change, tmp_path):
+    flags = {
         "dataset": "digits",
         "grey": True,
-        "rotate_validation": 30.0,
         "initial_level": 0.9,
         "operations": ("Rotate", "Invert", "TranslateX", "Brightness"),
         "network": "wrn_10_1",
@@ -255,7 +261,9 @@ def test_a_rotation_planted_in_what_judges_is_found(tmp_path):
         "draws": 2,
         "policy_lr": 0.02,
     }
-    task = config.replace(PolicySearch(), planted)
+    task = config.replace(PolicySearch(), flags | plant)
     measures = run(task, tmp_path, log_every=10, eval_every=50)["measures"]
-    assert measures["validation_initial"]["rotate_share"] == pytest.approx(0.25)
-    assert measures["validation"]["rotate_share"] > 0.3
+    first = measures["validation_initial"][measure]
+    last = measures["validation"][measure]
+    assert first == pytest.approx(0.25)
+    assert np.sign(change) * (last - first) > abs(change)
