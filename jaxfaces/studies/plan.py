@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxfaces.engine import commandline, config, flagfiles
+from jaxfaces.engine import commandline, flagfiles
 from jaxfaces.engine.errors import RunError, UsageError
 from jaxfaces.engine.options import Options, smoke
+from jaxfaces.studies import command_words
 from jaxfaces.studies import contrasts as contrasts_lib
 from jaxfaces.studies.contrasts import Contrast
 from jaxfaces.studies.settings import Settings
@@ -18,7 +19,6 @@ from jaxfaces.studies.settings import Settings
 NAME = re.compile(r"[A-Za-z0-9][\w+.-]{0,63}")
 RESERVED = ("tuning",)  # folders beside those of the arms
 OWN = ("seed", "parallel_seeds", "workdir", "smoke", "classwise")
-SEED = "{seed}"  # inside a flag's value: the seed of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +57,14 @@ class Arm:
     @property
     def by_seed(self) -> dict[str, str]:
         """The flags that have the seed of the run in their value, as they are given."""
-        found: dict[str, str] = {}
-        flag = ""
-        for word in flagfiles.expand(self.words):
-            flag, value = (_flag(word), word) if word.startswith("-") else (flag, word)
-            found.pop(flag, None)  # a later word wins
-            if SEED in word:
-                found[flag] = value.partition("=")[2] if "=" in value else value
-        return found
+        return command_words.by_seed(self.words)
 
     def of_seed(self, seed: int, *, smoke: bool = False) -> "Arm":
         """The arm of a run: with its seed where a flag's value says {seed}."""
         if not self.by_seed:
             return self
-        arm = _arm(self.name, _at_seed(self.words, seed), {}, f"arm {self.name}")
+        words = command_words.at_seed(self.words, seed)
+        arm = _arm(self.name, words, {}, f"arm {self.name}")
         return _smoked(arm) if smoke else arm
 
     def changed(self, *words: str, why: str = "") -> "Arm":
@@ -142,59 +136,18 @@ def read(words: Sequence[str]) -> Plan:
     Raises:
       UsageError: a flag of the study or of an arm is wrong; the message names the arm.
     """
-    own, arms, tune, shared = _sorted(flagfiles.expand(words))
+    own, arms, tune, shared = command_words.divided(flagfiles.expand(words))
     built, _ = commandline.parse(own, {"study": Settings()}, with_task=False)
     settings = built["study"]
     if not settings.workdir:
         raise UsageError("--workdir=FOLDER is missing")
     if not arms:
         raise UsageError("a study needs --arm=NAME with its flags, one or more")
-    grid = dict(_grid(text, "--tune") for text in tune)
+    grid = dict(command_words.grid(text, "--tune") for text in tune)
     found = tuple(_read_arm(text, shared, grid, settings) for text in arms)
-    plan = Plan(settings, found, _command(words))
+    plan = Plan(settings, found, command_words.repeating(words))
     _check(plan)
     return plan
-
-
-def _command(words: Sequence[str]) -> tuple[str, ...]:
-    """The words without those that change no result."""
-    passing = {k.flag: k.kind for k in config.knobs(Settings) if k.runtime}
-    kept, left = [], iter(words)
-    for word in left:
-        flag = _flag(word)
-        if passing.get(flag.removeprefix("no")) is bool:
-            continue
-        if flag not in passing:
-            kept.append(word)
-        elif "=" not in word:
-            next(left, None)
-    return tuple(kept)
-
-
-def _flag(word: str) -> str:
-    return word.lstrip("-").partition("=")[0]
-
-
-def _sorted(words: Sequence[str]) -> tuple[list[str], ...]:
-    """Words of the study itself, its arms, what it tunes, and words of all arms."""
-    kinds = {knob.flag: knob.kind for knob in config.knobs(Settings)}
-    own: list[str] = []
-    arms: list[str] = []
-    tune: list[str] = []
-    shared: list[str] = []
-    left = iter(words)
-    for word in left:
-        flag, (_, equals, value) = _flag(word), word.partition("=")
-        if flag in ("arm", "tune"):
-            text = value if equals else next(left, "")
-            (arms if flag == "arm" else tune).append(text)
-        elif flag in kinds or kinds.get(flag.removeprefix("no")) is bool:
-            own.append(word)
-            if not equals and kinds.get(flag, bool) is not bool:
-                own.append(next(left, ""))
-        else:
-            shared.append(word)
-    return own, arms, tune, shared
 
 
 def _read_arm(
@@ -209,10 +162,10 @@ def _read_arm(
             f"an arm cannot be called {name!r}: letters, digits and _ + . - are "
             f"allowed, {', '.join(RESERVED)} is not (--arm=NAME --flag=value ...)"
         )
-    own, nested, tune, words = _sorted(words)
+    own, nested, tune, words = command_words.divided(words)
     if own or nested:
         raise UsageError(f"arm {name}: {(own or ['--arm'])[0]} is a flag of the study")
-    tuned = {**grid, **dict(_grid(text, f"arm {name}") for text in tune)}
+    tuned = {**grid, **dict(command_words.grid(text, f"arm {name}") for text in tune)}
     test = f"--test={'true' if settings.split == 'test' else 'false'}"
     arm = _arm(name, (*shared, *words, test), tuned, f"arm {name}")
     return _smoked(arm) if settings.smoke else arm
@@ -228,26 +181,15 @@ def _smoked(arm: Arm) -> Arm:
 
 def _arm(name: str, words: tuple[str, ...], grid: Mapping, where: str) -> Arm:
     try:
-        taken = {_flag(word) for word in flagfiles.expand(words)} & set(OWN)
+        given = map(command_words.flag_of, flagfiles.expand(words))
+        taken = set(given) & set(OWN)
         if taken:
             raise UsageError(f"--{min(taken)} is set by the study")
-        built, task = commandline.parse(_at_seed(words, 0), {"options": Options()})
+        parsed = command_words.at_seed(words, 0)
+        built, task = commandline.parse(parsed, {"options": Options()})
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     return Arm(name, words, task, built["options"], grid)
-
-
-def _at_seed(words: Sequence[str], seed: int) -> tuple[str, ...]:
-    """Words with a seed in place of {seed}, also in flagfiles."""
-    return tuple(word.replace(SEED, str(seed)) for word in flagfiles.expand(words))
-
-
-def _grid(text: str, where: str) -> tuple[str, tuple[str, ...]]:
-    flag, _, values = text.lstrip("-").partition("=")
-    items = tuple(dict.fromkeys(v.strip() for v in values.split(",") if v.strip()))
-    if not flag or not items:
-        raise UsageError(f"{where}: tuning is written --tune=FLAG=v1,v2, got {text!r}")
-    return flag, items
 
 
 def _check(plan: Plan) -> None:
@@ -273,8 +215,9 @@ def _check(plan: Plan) -> None:
             )
         if arm.by_seed and settings.seeds_at_once > 1:
             raise UsageError(
-                f"arm {arm.name}: a flag with {SEED} in it cannot serve several seeds "
-                f"at once: --seeds_at_once={settings.seeds_at_once} must be 1"
+                f"arm {arm.name}: a flag with {command_words.SEED} in it cannot serve "
+                f"several seeds at once: --seeds_at_once={settings.seeds_at_once} must "
+                "be 1"
             )
     _check_budgets(plan)
     shared = set(settings.seeds) & set(settings.tune_seeds)
