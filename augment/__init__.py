@@ -8,6 +8,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from augment.agreement import kendall_w as kendall_w
+    from augment.agreement import permutation_p as permutation_p
     from augment.colour import colour_jitter as colour_jitter
     from augment.colour import lighting as lighting
     from augment.control_variate import apply_control_variate as apply_control_variate
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
     from augment.policies import auto_augment as auto_augment
     from augment.policies import dada as dada
     from augment.policies import rand_augment as rand_augment
+    from augment.policies import random_policy as random_policy
     from augment.policies import trivial_augment as trivial_augment
+    from augment.policies import unsearched_policy as unsearched_policy
     from augment.policy import Draw as Draw
     from augment.policy import Policy as Policy
     from augment.policy import apply as apply
@@ -92,6 +96,7 @@ _MODULES = {
     "gumbel_surrogate": "gumbel",
     "gumbel_weights": "gumbel",
     "init_control_variate": "control_variate",
+    "kendall_w": "agreement",
     "leave_one_out_gradient": "policy_gradients",
     "lighting": "colour",
     "linear_step_value": "meta_gradients",
@@ -104,6 +109,7 @@ _MODULES = {
     "one_step_value": "meta_gradients",
     "operation": "image_ops",
     "padded_crop": "mixing",
+    "permutation_p": "agreement",
     "policy_draws": "policy_gradients",
     "policy_text": "policy_files",
     "rand_augment": "policies",
@@ -111,6 +117,7 @@ _MODULES = {
     "random_crop": "geometric",
     "random_cutout": "mixing",
     "random_flip": "geometric",
+    "random_policy": "policies",
     "random_resized_crop": "geometric",
     "reinforce_gradient": "policy_gradients",
     "relax_gradient": "relax",
@@ -120,6 +127,7 @@ _MODULES = {
     "save_policy": "policy_files",
     "straight_through": "level_gradients",
     "trivial_augment": "policies",
+    "unsearched_policy": "policies",
 }
 
 __all__ = sorted(_MODULES)

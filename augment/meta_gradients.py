@@ -21,8 +21,6 @@ import jax.numpy as jnp
 Number: TypeAlias = float | jax.Array
 Loss: TypeAlias = Callable[..., Any]
 Order: TypeAlias = Literal["forward", "reverse", "finite"]
-# How far finite differences move the weights: the official code of Li et al. 2020.
-DISTANCE = 0.01
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +61,7 @@ def one_step_meta_gradient(
     weight_decay: Number = 0.0,
     decay_mask: Any = None,
     order: Order = "forward",
+    distance: Number = 0.01,
     has_aux: bool = False,
     checkpoint: bool = False,
 ) -> MetaStep:
@@ -74,7 +73,7 @@ def one_step_meta_gradient(
     * `"forward"`: the gradient of a directional derivative, exact;
     * `"reverse"`: through the gradient step itself, the same number, slower; the only
       one that a training loss without forward mode (`jax.custom_vjp`) allows;
-    * `"finite"`: (∇_s L(w - R v, s) - ∇_s L(w + R v, s)) η / 2R with R = 0.01 / ‖v‖,
+    * `"finite"`: (∇_s L(w - R v, s) - ∇_s L(w + R v, s)) η / 2R, R = distance / ‖v‖,
       which holds two digits at best in float32, and at times not the sign.
 
     Args:
@@ -89,6 +88,7 @@ def one_step_meta_gradient(
       decay_mask: what decays, as in optax: a pytree of bools like `params`, or a
         function from `params` to one; everything by default.
       order: `"forward"`, `"reverse"` or `"finite"`.
+      distance: how far `"finite"` moves the weights to either side; > 0.
       has_aux: both losses return (value, aux), such as the running statistics of batch
         normalisation. Aux is returned from the first pass through each loss; that of
         further passes, which differ from it in nothing (`"finite"`: a little), is not.
@@ -135,7 +135,7 @@ def one_step_meta_gradient(
         )(shaping)
     else:
         direction = slopes
-        gradient = _finite_difference(train, params, shaping, direction, rate)
+        gradient = _finite_difference(train, params, shaping, direction, rate, distance)
     return dataclasses.replace(result, gradient=gradient, validation_gradient=direction)
 
 
@@ -255,12 +255,17 @@ def _moved(
 
 
 def _finite_difference(
-    train: Loss, params: Any, shaping: Any, direction: Any, rate: Number
+    train: Loss,
+    params: Any,
+    shaping: Any,
+    direction: Any,
+    rate: Number,
+    distance: Number,
 ) -> Any:
     """-η ∂/∂s of the directional derivative, from gradients at two weights."""
     square = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(direction))
     norm = jnp.sqrt(jnp.where(square > 0, square, 1))  # no direction: no difference
-    radius = DISTANCE / norm
+    radius = distance / norm
 
     def slope(side: int) -> Any:
         there = jax.tree.map(

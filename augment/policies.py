@@ -1,12 +1,16 @@
-"""Policies from the literature: AutoAugment, DADA, RandAugment, TrivialAugment.
+"""Policies from the literature, and those that a search has to beat.
 
 All are applied after crop and flip, to uint8 images.
 """
 
 import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
 
 from augment import policy_tables
-from augment.image_ops import Operation, operation
+from augment.image_ops import OPERATIONS, Operation, operation
 from augment.policy import Policy, make_policy
 
 BINS = 31  # strengths of RandAugment and TrivialAugment, 0 to 30
@@ -113,6 +117,57 @@ def trivial_augment(*, wide: bool = True) -> Policy:
         level = m / 30 if span is None else (m * span // 30) / span
         steps.append([(each.name, 1.0, level)])
     return make_policy(steps, table=table)
+
+
+def unsearched_policy(
+    *, level: float = 0.5, table: Sequence[Operation] = OPERATIONS
+) -> Policy:
+    """All pairs of operations, equally likely, coins fair: where a search begins.
+
+    Args:
+      level: strength of all, in [0, 1].
+      table: the operations, two or more.
+
+    Returns:
+      The policy: 105 pairs of the fifteen operations.
+
+    Raises:
+      ValueError: `level` is outside its range, or there are not two operations.
+
+    Source: Li et al. 2020 (DADA), official code.
+    """
+    steps = [(each.name, 0.5, level) for each in table]
+    return make_policy(list(itertools.combinations(steps, 2)), table=tuple(table))
+
+
+def random_policy(key: jax.Array, *, count: int = 25) -> Policy:
+    """Different pairs drawn at random, probabilities and levels uniform in [0, 1].
+
+    It is what `best_sub_policies` of a search is to be compared with.
+
+    Args:
+      key: PRNG key.
+      count: pairs to draw, 1 to 105.
+
+    Returns:
+      The policy, its pairs equally likely.
+
+    Raises:
+      ValueError: `count` is outside its range.
+    """
+    pairs = unsearched_policy()
+    most = len(pairs.logits)
+    if not 1 <= count <= most:
+        raise ValueError(f"count must lie in 1 … {most}, got {count}")
+    drawing, tossing, levels = jax.random.split(key, 3)
+    rows = jax.random.choice(drawing, most, (count,), replace=False)
+    return Policy(
+        operations=pairs.operations[rows],
+        probabilities=jax.random.uniform(tossing, (count, 2)),
+        levels=jax.random.uniform(levels, (count, 2)),
+        logits=jnp.zeros(count),
+        table=pairs.table,
+    )
 
 
 def _fourteen() -> set[str]:

@@ -22,7 +22,9 @@ The same command again, also in other processes and on other machines that see t
 folder, goes on with what is left. A flagfile has the flags below, the flags of
 `python -m jaxfaces.train` that all arms share, and
 
-  --arm=NAME --flag=value ...   an arm and its own flags, perhaps a --flagfile
+  --arm=NAME --flag=value ...   an arm and its own flags, perhaps a --flagfile;
+                                {seed} in the value of one is the seed of the run:
+                                --policy=runs/x/seed_{seed}/policy.json
   --tune=FLAG=v1,v2,v3          to tune on validation data; inside --arm: of that arm"""
 
 

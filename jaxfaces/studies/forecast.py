@@ -100,7 +100,7 @@ def _time(run: Run, fixed: float, step: float, evaluation: float) -> float:
 
 def probe(arm: Arm, plan: Plan) -> tuple[float, float, float]:
     """Seconds of start and end, of a step and of an evaluation, by three short runs."""
-    few, more = PROBE_STEPS
+    (few, more), seed = PROBE_STEPS, plan.seeds[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
@@ -108,8 +108,8 @@ def probe(arm: Arm, plan: Plan) -> tuple[float, float, float]:
             flags = [f"--steps={steps}", f"--schedule_steps={arm.task.steps}"]
             flags += [f"--eval_every={every}", "--checkpoint_every=1000000"]
             run = Run(
-                dataclasses.replace(arm, words=(*arm.words, *flags)),
-                (0,),
+                dataclasses.replace(arm, words=(*arm.words, *flags)).of_seed(seed),
+                (seed,),
                 folder / str(number),
             )
             return _timed(run, plan)

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxfaces.engine import commandline, config, flagfiles
+from jaxfaces.engine import commandline, flagfiles
 from jaxfaces.engine.errors import RunError, UsageError
 from jaxfaces.engine.options import Options, smoke
+from jaxfaces.studies import command_words
 from jaxfaces.studies import contrasts as contrasts_lib
 from jaxfaces.studies.contrasts import Contrast
 from jaxfaces.studies.settings import Settings
@@ -27,7 +28,7 @@ class Arm:
     Attributes:
       name: its name, that of its folder too.
       words: flags of its runs.
-      task: the task that they give.
+      task: the task that they give, of seed 0 where they depend on it.
       options: the options of the engine that they give; the seed is the run's.
       grid: flags to tune and their values.
     """
@@ -43,7 +44,8 @@ class Arm:
         """All flags that can change a result, but for what the study sets itself."""
         lines = commandline.flag_lines(self.task, self.options, runtime=False)
         pairs = (line.removeprefix("--").partition("=")[::2] for line in lines)
-        return {name: value for name, value in pairs if name not in (*OWN, "test")}
+        found = {name: value for name, value in pairs if name not in (*OWN, "test")}
+        return found | self.by_seed
 
     @property
     def budget(self) -> dict[str, int | None]:
@@ -51,6 +53,19 @@ class Arm:
         size = getattr(self.task, "examples_per_step", None)
         size = size or getattr(self.task, "batch_size", None)
         return {"steps": self.task.steps, "examples_per_step": size}
+
+    @property
+    def by_seed(self) -> dict[str, str]:
+        """The flags that have the seed of the run in their value, as they are given."""
+        return command_words.by_seed(self.words)
+
+    def of_seed(self, seed: int, *, smoke: bool = False) -> "Arm":
+        """The arm of a run: with its seed where a flag's value says {seed}."""
+        if not self.by_seed:
+            return self
+        words = command_words.at_seed(self.words, seed)
+        arm = _arm(self.name, words, {}, f"arm {self.name}")
+        return _smoked(arm) if smoke else arm
 
     def changed(self, *words: str, why: str = "") -> "Arm":
         """The same with further flags.
@@ -121,59 +136,18 @@ def read(words: Sequence[str]) -> Plan:
     Raises:
       UsageError: a flag of the study or of an arm is wrong; the message names the arm.
     """
-    own, arms, tune, shared = _sorted(flagfiles.expand(words))
+    own, arms, tune, shared = command_words.divided(flagfiles.expand(words))
     built, _ = commandline.parse(own, {"study": Settings()}, with_task=False)
     settings = built["study"]
     if not settings.workdir:
         raise UsageError("--workdir=FOLDER is missing")
     if not arms:
         raise UsageError("a study needs --arm=NAME with its flags, one or more")
-    grid = dict(_grid(text, "--tune") for text in tune)
+    grid = dict(command_words.grid(text, "--tune") for text in tune)
     found = tuple(_read_arm(text, shared, grid, settings) for text in arms)
-    plan = Plan(settings, found, _command(words))
+    plan = Plan(settings, found, command_words.repeating(words))
     _check(plan)
     return plan
-
-
-def _command(words: Sequence[str]) -> tuple[str, ...]:
-    """The words without those that change no result."""
-    passing = {k.flag: k.kind for k in config.knobs(Settings) if k.runtime}
-    kept, left = [], iter(words)
-    for word in left:
-        flag = _flag(word)
-        if passing.get(flag.removeprefix("no")) is bool:
-            continue
-        if flag not in passing:
-            kept.append(word)
-        elif "=" not in word:
-            next(left, None)
-    return tuple(kept)
-
-
-def _flag(word: str) -> str:
-    return word.lstrip("-").partition("=")[0]
-
-
-def _sorted(words: Sequence[str]) -> tuple[list[str], ...]:
-    """Words of the study itself, its arms, what it tunes, and words of all arms."""
-    kinds = {knob.flag: knob.kind for knob in config.knobs(Settings)}
-    own: list[str] = []
-    arms: list[str] = []
-    tune: list[str] = []
-    shared: list[str] = []
-    left = iter(words)
-    for word in left:
-        flag, (_, equals, value) = _flag(word), word.partition("=")
-        if flag in ("arm", "tune"):
-            text = value if equals else next(left, "")
-            (arms if flag == "arm" else tune).append(text)
-        elif flag in kinds or kinds.get(flag.removeprefix("no")) is bool:
-            own.append(word)
-            if not equals and kinds.get(flag, bool) is not bool:
-                own.append(next(left, ""))
-        else:
-            shared.append(word)
-    return own, arms, tune, shared
 
 
 def _read_arm(
@@ -188,38 +162,34 @@ def _read_arm(
             f"an arm cannot be called {name!r}: letters, digits and _ + . - are "
             f"allowed, {', '.join(RESERVED)} is not (--arm=NAME --flag=value ...)"
         )
-    own, nested, tune, words = _sorted(words)
+    own, nested, tune, words = command_words.divided(words)
     if own or nested:
         raise UsageError(f"arm {name}: {(own or ['--arm'])[0]} is a flag of the study")
-    tuned = {**grid, **dict(_grid(text, f"arm {name}") for text in tune)}
+    tuned = {**grid, **dict(command_words.grid(text, f"arm {name}") for text in tune)}
     test = f"--test={'true' if settings.split == 'test' else 'false'}"
     arm = _arm(name, (*shared, *words, test), tuned, f"arm {name}")
-    if settings.smoke:
-        try:
-            task, options = smoke(arm.task, arm.options)
-        except RunError as error:
-            raise UsageError(f"arm {name}: {error}") from error
-        arm = dataclasses.replace(arm, task=task, options=options, grid={})
-    return arm
+    return _smoked(arm) if settings.smoke else arm
+
+
+def _smoked(arm: Arm) -> Arm:
+    try:
+        task, options = smoke(arm.task, arm.options)
+    except RunError as error:
+        raise UsageError(f"arm {arm.name}: {error}") from error
+    return dataclasses.replace(arm, task=task, options=options, grid={})
 
 
 def _arm(name: str, words: tuple[str, ...], grid: Mapping, where: str) -> Arm:
     try:
-        taken = {_flag(word) for word in flagfiles.expand(words)} & set(OWN)
+        given = map(command_words.flag_of, flagfiles.expand(words))
+        taken = set(given) & set(OWN)
         if taken:
             raise UsageError(f"--{min(taken)} is set by the study")
-        built, task = commandline.parse(words, {"options": Options()})
+        parsed = command_words.at_seed(words, 0)
+        built, task = commandline.parse(parsed, {"options": Options()})
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     return Arm(name, words, task, built["options"], grid)
-
-
-def _grid(text: str, where: str) -> tuple[str, tuple[str, ...]]:
-    flag, _, values = text.lstrip("-").partition("=")
-    items = tuple(dict.fromkeys(v.strip() for v in values.split(",") if v.strip()))
-    if not flag or not items:
-        raise UsageError(f"{where}: tuning is written --tune=FLAG=v1,v2, got {text!r}")
-    return flag, items
 
 
 def _check(plan: Plan) -> None:
@@ -242,6 +212,12 @@ def _check(plan: Plan) -> None:
         if needs and not arm.options.eval_every:
             raise UsageError(
                 f"arm {arm.name}: {primary} of validation needs eval_every"
+            )
+        if arm.by_seed and settings.seeds_at_once > 1:
+            raise UsageError(
+                f"arm {arm.name}: a flag with {command_words.SEED} in it cannot serve "
+                f"several seeds at once: --seeds_at_once={settings.seeds_at_once} must "
+                "be 1"
             )
     _check_budgets(plan)
     shared = set(settings.seeds) & set(settings.tune_seeds)

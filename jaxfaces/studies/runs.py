@@ -34,7 +34,7 @@ class Run:
     """One run.
 
     Attributes:
-      arm: whose it is.
+      arm: whose it is, as `Arm.of_seed` has it.
       seeds: one, or several that are trained at once.
       folder: its directory.
     """
@@ -69,7 +69,11 @@ class Run:
 def of(arm: Arm, plan: Plan) -> list[Run]:
     """The final runs of an arm."""
     groups = plan_lib.chunks(plan.seeds, plan.settings.seeds_at_once)
-    return [Run(arm, seeds, plan.workdir / arm.name / _name(seeds)) for seeds in groups]
+    folder, smoke = plan.workdir / arm.name, plan.settings.smoke
+    return [
+        Run(arm.of_seed(seeds[0], smoke=smoke), seeds, folder / _name(seeds))
+        for seeds in groups
+    ]
 
 
 def _name(seeds: Sequence[int]) -> str:

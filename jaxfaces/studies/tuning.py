@@ -75,7 +75,7 @@ def _trials(arm: Arm, plan: Plan) -> list[Trial]:
         changed = arm.changed(*_words(values), *length, "--test=false", why=", tuning")
         seeds = plan.settings.tune_seeds
         place = folder / f"trial_{number}"
-        group = tuple(Run(changed, (s,), place / f"seed_{s}") for s in seeds)
+        group = tuple(Run(changed.of_seed(s), (s,), place / f"seed_{s}") for s in seeds)
         found.append(Trial(values, changed, group))
     return found
 

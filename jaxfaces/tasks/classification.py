@@ -22,7 +22,7 @@ from jaxfaces.imaging import class_figures, figures
 from jaxfaces.tasks import classification_files as files
 from jaxfaces.tasks import classification_measures, image_files
 from jaxfaces.tasks.classification_augmentation import ClassificationAugmentation
-from jaxfaces.tasks.classified_images import ClassifiedImages
+from jaxfaces.tasks.classified_images import ClassifiedImages, swept
 from jaxfaces.tasks.classifier_network import ClassifierNetwork
 
 SHEET_IMAGES = 48  # on a contact sheet
@@ -68,9 +68,7 @@ class Classification:
         """Checks what one knob cannot."""
         if self.mixup and self.cutmix:
             raise ValueError("--mixup and --cutmix exclude each other; give one")
-        size, crop = self.data.image_size, self.augmentation.crop_size
-        if size and crop > size:
-            raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        self.augmentation.check_stored(self.data.image_size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Shuffled whole batches of "train"; every image once of the other splits."""
@@ -150,14 +148,14 @@ class Classification:
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
     ) -> dict[str, float]:
         """Accuracy, error, log-loss, calibration error and, of many classes, top 5."""
-        logits, columns = collect(predict, _sweep(batches))
+        logits, columns = collect(predict, swept(batches))
         return classification_measures.measures(logits, columns["label"])
 
     def classwise(
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
     ) -> dict[str, np.ndarray]:
         """The accuracy of each class of the split, in the order of the labels."""
-        logits, columns = collect(predict, _sweep(batches))
+        logits, columns = collect(predict, swept(batches))
         counts = classification_measures.confusion(logits, columns["label"])
         present = counts.sum(axis=1) > 0
         return {"accuracy": (counts.diagonal() / np.maximum(counts.sum(1), 1))[present]}
@@ -166,7 +164,7 @@ class Classification:
         self, state: Any, predict: Callable, batches: Mapping
     ) -> dict[str, Any]:
         """Confusion matrix, reliability, the surest mistakes, augmented images."""
-        sweep = _sweep(batches)
+        sweep = swept(batches)
         logits, columns = collect(predict, sweep, columns=("label", "index"))
         labels, names = columns["label"], sweep.names
         probabilities = np.asarray(jax.nn.softmax(logits))
@@ -226,12 +224,6 @@ class Classification:
             microbatch=4 if self.microbatch else 0,
             eval_batch_size=16,
         )
-
-
-def _sweep(batches: Mapping[str, Any]) -> Any:
-    """The one stream of a split, whose name in training is another."""
-    (sweep,) = batches.values()
-    return sweep
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

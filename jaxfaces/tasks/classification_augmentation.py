@@ -10,7 +10,11 @@ import augment
 from jaxfaces.engine.config import knob
 from jaxfaces.tasks.image_framing import ImageFraming
 
-NAMES = ("none", "cutout", "autoaugment", "dada", "randaugment", "trivialaugment")
+NAMES = (
+    *("none", "cutout", "autoaugment", "dada", "randaugment", "trivialaugment"),
+    *("unsearched", "random"),
+)
+MOST_SEEDS = 1 << 32
 # The published policy for each data set: those found on CIFAR-10 are the usual choice
 # for small images, those found on ImageNet for all others.
 FOUND = {
@@ -23,7 +27,7 @@ FOUND = {
 }
 
 
-# What may follow a name and a colon.
+# What may follow a name and a colon; after random it is a number.
 VARIANTS = {
     "autoaugment": ("cifar10", "svhn", "imagenet"),
     "dada": ("cifar10", "cifar100", "svhn", "imagenet"),
@@ -42,8 +46,9 @@ class ClassificationAugmentation(ImageFraming):
         "none",
         "none, without cutout; cutout alone; autoaugment, dada, randaugment, "
         "trivialaugment with cutout; of a data set such as dada:cifar100; "
-        "trivialaugment:standard of narrower ranges; a policy FILE.json; or "
-        "dada:FILE.json, the 25 best of one.",
+        "trivialaugment:standard of narrower ranges; unsearched, where a search "
+        "begins; random:SEED, 25 random pairs; a policy FILE.json; or dada:FILE.json, "
+        "the 25 best of one.",
     )
     randaugment_count: int = knob(2, "Operations an image, N.", lower=1, upper=4)
     randaugment_magnitude: int = knob(9, "Their strength, M.", lower=0, upper=30)
@@ -59,8 +64,11 @@ class ClassificationAugmentation(ImageFraming):
                 f"--policy={self.policy} is none of {', '.join(NAMES)}, nor a .json "
                 "file"
             )
-        if colon and of not in VARIANTS.get(name, ()):
-            known = ", ".join(f"{name}:{each}" for each in VARIANTS.get(name, ()))
+        variants = VARIANTS.get(name, ())
+        seeded = name == "random" and of.isdecimal() and int(of) < MOST_SEEDS
+        if colon and of not in variants and not seeded:
+            known = ", ".join(f"{name}:{each}" for each in variants)
+            known = f"random:0 … {MOST_SEEDS - 1}" if name == "random" else known
             raise ValueError(f"--policy={self.policy}; there is {known or name}")
 
     @property
@@ -87,6 +95,10 @@ class ClassificationAugmentation(ImageFraming):
                 )
             if name == "trivialaugment":
                 return augment.trivial_augment(wide=of != "standard")
+            if name == "unsearched":
+                return augment.unsearched_policy()
+            if name == "random":
+                return augment.random_policy(jax.random.key(int(of or 0)))
             if name in FOUND:
                 make = augment.auto_augment if name == "autoaugment" else augment.dada
                 return make(of or FOUND[name].get(dataset, "cifar10"))

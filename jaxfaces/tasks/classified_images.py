@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -95,6 +95,11 @@ class ClassifiedImages(StoredImages):
         return dataclasses.replace(
             small, train_images=0, only_classes=(), validation_fraction=0.25, **own
         )
+
+
+def swept(batches: Mapping[str, Any]) -> Any:
+    """The images to measure: the first stream of a split, whatever its name."""
+    return next(iter(batches.values()))
 
 
 @functools.lru_cache(maxsize=4)

@@ -54,6 +54,13 @@ class ImageFraming:
         if self.crop == "resized" and not self.crop_size:
             raise ValueError("--crop=resized needs --crop_size")
 
+    def check_stored(self, image_size: int) -> None:
+        """Refuses a crop larger than the flag of the images' size, before any is read."""
+        if 0 < image_size < self.crop_size:
+            raise ValueError(
+                f"--crop_size={self.crop_size} is larger than --image_size={image_size}"
+            )
+
     def check(self, shape: tuple[int, ...], policy: bool) -> None:
         """Raises ValueError for images (H, W, C) that it, or a policy, cannot take."""
         height, width, channels = shape

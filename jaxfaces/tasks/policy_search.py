@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import augment
+from jaxfaces.data.sources import Source
 from jaxfaces.data.streams import Stream
 from jaxfaces.engine import optimizers
 from jaxfaces.engine.config import group, knob
@@ -26,7 +27,7 @@ from jaxfaces.tasks import (
     search_state,
     search_step,
 )
-from jaxfaces.tasks.classified_images import ClassifiedImages
+from jaxfaces.tasks.classified_images import ClassifiedImages, swept
 from jaxfaces.tasks.classifier_network import ClassifierNetwork
 from jaxfaces.tasks.image_framing import ImageFraming
 from jaxfaces.tasks.search_settings import SearchSettings
@@ -54,6 +55,11 @@ class PolicySearch:
         "Turn the validation images by so many degrees: what a search should find.",
         lower=-180.0,
         upper=180.0,
+    )
+    inverted_classes: bool = knob(
+        False,
+        "Invert every other image of all splits, and call it a class of its own: "
+        "Invert is what a search should avoid.",
     )
     framing: ImageFraming = group(ImageFraming(), prefix="")
     network: ClassifierNetwork = group(ClassifierNetwork(), prefix="")
@@ -85,27 +91,28 @@ class PolicySearch:
             raise ValueError(
                 "--validation_fraction=0 leaves no images to judge policies by"
             )
-        size, crop = self.data.image_size, self.framing.crop_size
-        if size and crop > size:
-            raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        self.framing.check_stored(self.data.image_size)
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """Shuffled whole batches of both halves to train; every image once else."""
-        source = self.data.split(split)
+        found = self._streams(split, seed)
+        if not self.inverted_classes:
+            return found
+        return {name: search_data.of_both(stream) for name, stream in found.items()}
+
+    def _streams(self, split: str, seed: int) -> Mapping[str, Stream]:
+        source = self._source(split)
         if source is None or not len(source):
             return {}
-        if split == "validation":
-            source = search_data.turned(source, self.rotate_validation)
         if split != "train":
             return {"images": self.data.sweep(source, self.eval_batch_size)}
-        held = self.data.split("validation")
+        held = self._source("validation")
         assert held is not None
         if len(held) < self.batch_size:
             raise ValueError(
                 f"--validation_fraction={self.data.validation_fraction} leaves "
                 f"{len(held)} images, fewer than --batch_size={self.batch_size}"
             )
-        held = search_data.turned(held, self.rotate_validation)
         judged = self.data.shuffled(held, self.batch_size, search_data.other(seed))
         if self.search.estimator == "official":
             judged = search_data.always_first(judged)
@@ -113,6 +120,15 @@ class PolicySearch:
             "train": self.data.shuffled(source, self.batch_size, seed),
             "validation": judged,
         }
+
+    def _source(self, split: str) -> Source | None:
+        """The images of a split with what is planted in them."""
+        source = self.data.split(split)
+        if source is not None and split == "validation":
+            source = search_data.turned(source, self.rotate_validation)
+        if source is not None and self.inverted_classes:
+            source = search_data.inverted(source, self.data.classes)
+        return source
 
     def init(self, key: jax.Array, batch: Any, sizes: Any) -> SearchState:
         """Network, optimiser and averages, the first policy, an empty history."""
@@ -251,7 +267,7 @@ class PolicySearch:
         self, state: Any, predict: Callable, batches: Mapping, sizes: Any
     ) -> dict[str, float]:
         """How well images are told, and what has become of the policy."""
-        logits, columns = collect(predict, batches["images"])
+        logits, columns = collect(predict, swept(batches))
         told = classification_measures.measures(logits, columns["label"])
         found = search_measures.measures(self.search, state.search.policy)
         search_measures.warn_of_collapse(found["entropy"], state.search.policy)
@@ -266,7 +282,7 @@ class PolicySearch:
         self, state: SearchState, predict: Callable, batches: Mapping
     ) -> dict[str, Any]:
         """The policy over time, its operations, images as it changes them."""
-        sweep, done = batches["images"], int(state.step)
+        sweep, done = swept(batches), int(state.step)
         rows = np.linspace(
             0, sweep.examples - 1, min(search_measures.IMAGES, sweep.examples)
         )

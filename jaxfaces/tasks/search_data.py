@@ -1,4 +1,4 @@
-"""The validation images of a search: drawn apart, turned, or always the same."""
+"""The images of a search: those that judge drawn apart, and what can be planted."""
 
 import dataclasses
 import functools
@@ -30,6 +30,25 @@ def turned(source: Source, degrees: float) -> Source:
     )
 
 
+def inverted(source: Source, classes: int) -> Source:
+    """Every other image, those with an odd row number, inverted: 255 - x.
+
+    Their classes are C … 2 C - 1, the others' stay 0 … C - 1; see `of_both`.
+    """
+    odd = np.arange(len(source)) % 2
+    return dataclasses.replace(
+        source,
+        pixels=functools.partial(_inverted, source.pixels),
+        labels=(source.labels + classes * odd).astype(source.labels.dtype),
+    )
+
+
+def of_both(stream: Stream) -> Stream:
+    """A stream of C classes as one of these and of their inverted images' classes."""
+    names = (*stream.names, *(f"{name}, inverted" for name in stream.names))
+    return dataclasses.replace(stream, classes=2 * stream.classes, names=names)
+
+
 def _first(plan: Plan, n: int) -> np.ndarray:
     return plan(0)
 
@@ -42,3 +61,8 @@ def _turned(pixels: Callable, degrees: float, rows: np.ndarray) -> np.ndarray:
         for each in squeezed
     ]
     return np.stack(found).reshape(images.shape)
+
+
+def _inverted(pixels: Callable, rows: np.ndarray) -> np.ndarray:
+    images, odd = pixels(rows), np.asarray(rows) % 2
+    return np.where(odd[:, None, None, None] == 1, 255 - images, images)

@@ -15,6 +15,12 @@ from jaxfaces.tasks.search_state import Policy, Search
 
 COLLAPSED = 0.01  # share of the greatest entropy below which little is left to choose
 IMAGES, COPIES = 8, 5  # on the sheet of samples
+# What can be planted, as measures: operation, name, and which of its numbers.
+WATCHED = (
+    ("Rotate", "share", "applied"),
+    ("Rotate", "strength", "strength"),
+    ("Invert", "share", "applied"),
+)
 
 
 def by_operation(settings: SearchSettings, policy: Policy) -> dict[str, np.ndarray]:
@@ -50,13 +56,13 @@ def by_operation(settings: SearchSettings, policy: Policy) -> dict[str, np.ndarr
 
 
 def measures(settings: SearchSettings, policy: Policy) -> dict[str, float]:
-    """Entropy; of Rotate, where it is searched for, how often and how strongly."""
+    """Entropy; how often Rotate and Invert are applied, how strongly Rotate."""
     found = {"entropy": float(search_state.entropy(policy["logits"]))}
-    if "Rotate" in settings.operations:
-        row = settings.operations.index("Rotate")
-        used = by_operation(settings, policy)
-        found["rotate_share"] = float(used["applied"][row])
-        found["rotate_strength"] = float(used["strength"][row])
+    used = by_operation(settings, policy)
+    for name, kind, of in WATCHED:
+        if name in settings.operations:
+            row = settings.operations.index(name)
+            found[f"{name.lower()}_{kind}"] = float(used[of][row])
     return found
 
 

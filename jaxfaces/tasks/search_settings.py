@@ -1,7 +1,6 @@
 """How a policy is searched for, by flag."""
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +76,8 @@ class SearchSettings:
 
     def first_policy(self) -> augment.Policy:
         """All pairs of the operations, equally likely, coins fair, levels equal."""
-        pairs = [
-            [(name, 0.5, self.initial_level) for name in pair]
-            for pair in itertools.combinations(self.operations, 2)
-        ]
-        table = tuple(augment.operation(name) for name in self.operations)
-        return augment.make_policy(pairs, table=table)
+        table = [augment.operation(name) for name in self.operations]
+        return augment.unsearched_policy(level=self.initial_level, table=table)
 
     def temperature_at(self, step: jax.Array, steps: int) -> float | jax.Array:
         """τ at a step of a run of `steps`."""

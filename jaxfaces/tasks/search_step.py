@@ -5,8 +5,9 @@ step on a batch that the draw augmented: lower is better.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ import augment
 from jaxfaces.engine import optimizers
 from jaxfaces.tasks.search_settings import SearchSettings
 from jaxfaces.tasks.search_state import Policy, Search
+
+# A training loss of the weights and of what shapes the images.
+Shaped: TypeAlias = Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,64 +89,98 @@ def judge(
     """
     shaping = dict(policy) if settings.estimator == "gumbel" else {}
     shaping |= {"levels": policy["levels"], "factor": jnp.ones(())}
-    params, rate, direction = trial.params, trial.rate, None
-    official = settings.estimator == "official"
-    order: Any = "finite" if official else settings.order
+    validation = trial.validation
     if settings.estimator == "relax_linear":
-        (before, _), direction = jax.value_and_grad(trial.validation, has_aux=True)(
-            params
+        (before, _), direction = jax.value_and_grad(validation, has_aux=True)(
+            trial.params
         )
+        tried = functools.partial(_to_first_order, trial, shaping, direction)
     else:
-        before, _ = trial.validation(params)
+        before, _ = validation(trial.params)
+        tried = functools.partial(_by_a_step, settings, trial, shaping, before)
 
     def try_one(draw: augment.PolicyDraws, images: jax.Array) -> tuple:
-        """f, the gradient in the shaping, and that in the weights with its aux."""
-        train = _shaped(trial, draw, images, temperature)
-        if direction is not None:
-            value, gradient = jax.value_and_grad(
-                lambda s: augment.linear_step_value(
-                    train, params, s, direction, rate=rate, has_aux=True
-                )
-            )(shaping)
-            slope, aux = jax.grad(train, has_aux=True)(params, shaping)
-            return value, gradient, (slope, aux)
-        found = augment.one_step_meta_gradient(
-            train,
-            trial.validation,
-            params,
-            shaping,
-            rate=rate,
-            momentum=trial.momentum,
-            buffer=trial.buffer,
-            weight_decay=trial.weight_decay,
-            decay_mask=optimizers.weights,
-            order=order,
-            has_aux=True,
-        )
-        value, gradient = found.validation_loss - before, found.gradient
-        if official:  # the released code leaves the learning rate out
-            gradient = jax.tree.map(lambda g: g / jnp.where(rate, rate, 1), gradient)
-            # In a factor of the loss: the difference of the loss along the direction.
-            value = gradient["factor"]
-        return value, gradient, (found.train_gradient, found.train_aux)
+        return tried(_shaped(trial, draw, images, temperature))
 
-    def others(_: None, one: tuple) -> tuple[None, tuple]:
-        return None, try_one(*one)[:2]
-
-    value, gradient, (slope, aux) = try_one(
-        *jax.tree.map(lambda x: x[0], (draws, images))
-    )
-    found = jax.tree.map(lambda x: x[None], (value, gradient))
-    if len(images) > 1:
-        rest = jax.tree.map(lambda x: x[1:], (draws, images))
-        # Unrolled on CPU: XLA runs convolution gradients many times slower in a loop.
-        unroll = jax.default_backend() == "cpu"
-        _, more = jax.lax.scan(others, None, rest, unroll=unroll)
-        found = jax.tree.map(lambda *parts: jnp.concatenate(parts), found, more)
-    values, gradients = found
+    values, gradients, (slope, aux) = _each(try_one, draws, images)
     mean = jax.tree.map(lambda g: g.mean(0), gradients)
     del mean["factor"]
     return Verdict(values, mean, before, slope, aux)
+
+
+def _to_first_order(trial: Trial, shaping: Any, direction: Any, train: Shaped) -> tuple:
+    """The worth to first order, its gradient in the shaping, that in the weights, aux.
+
+    Args:
+      trial: the step.
+      shaping: at which.
+      direction: the gradient of the validation loss at the weights.
+      train: the training loss of a draw.
+    """
+    value, gradient = jax.value_and_grad(
+        lambda s: augment.linear_step_value(
+            train, trial.params, s, direction, rate=trial.rate, has_aux=True
+        )
+    )(shaping)
+    return value, gradient, jax.grad(train, has_aux=True)(trial.params, shaping)
+
+
+def _by_a_step(
+    settings: SearchSettings,
+    trial: Trial,
+    shaping: Any,
+    before: jax.Array,
+    train: Shaped,
+) -> tuple:
+    """The same as `_to_first_order` for the worth itself, V(w) being `before`."""
+    official = settings.estimator == "official"
+    order: Any = "finite" if official else settings.order
+    found = augment.one_step_meta_gradient(
+        train,
+        trial.validation,
+        trial.params,
+        shaping,
+        rate=trial.rate,
+        momentum=trial.momentum,
+        buffer=trial.buffer,
+        weight_decay=trial.weight_decay,
+        decay_mask=optimizers.weights,
+        order=order,
+        has_aux=True,
+    )
+    value, gradient = found.validation_loss - before, found.gradient
+    if official:  # the released code leaves the learning rate out
+        rate = jnp.where(trial.rate, trial.rate, 1)
+        gradient = jax.tree.map(lambda g: g / rate, gradient)
+        # In a factor of the loss: the difference of the loss along the direction.
+        value = gradient["factor"]
+    return value, gradient, (found.train_gradient, found.train_aux)
+
+
+def _each(
+    try_one: Callable[..., tuple], draws: augment.PolicyDraws, images: jax.Array
+) -> tuple[jax.Array, Any, tuple]:
+    """Worth (D,) and gradients (D, ...) of all draws, the rest of the first alone."""
+    *first, rest = try_one(*jax.tree.map(lambda x: x[0], (draws, images)))
+    others = jax.tree.map(lambda x: x[1:], (draws, images))
+
+    def worth(one: tuple) -> list:
+        return list(try_one(*one)[:2])
+
+    if len(images) == 1 or jax.default_backend() == "cpu":
+        # No loop: XLA runs convolution gradients many times slower inside of one.
+        several = [
+            worth(jax.tree.map(lambda x, n=n: x[n], others))
+            for n in range(len(images) - 1)
+        ]
+        found = jax.tree.map(lambda *parts: jnp.stack(parts), first, *several)
+    else:
+        found = jax.tree.map(
+            lambda one, more: jnp.concatenate([one[None], more]),
+            first,
+            jax.lax.map(worth, others),
+        )
+    return *found, rest
 
 
 def _shaped(
@@ -150,7 +188,7 @@ def _shaped(
     draw: augment.PolicyDraws,
     images: jax.Array,
     temperature: float | jax.Array,
-) -> Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, Any]]:
+) -> Shaped:
     """The training loss as a function of the weights and of what shapes the images."""
     one = jax.tree.map(lambda x: x[None], draw)
 
@@ -187,36 +225,12 @@ def improve(
       The search, its history apart, and the mean square of the gradient in logits and
       probabilities, in units of f.
     """
-    policy, values = search.policy, verdict.values
-    logits, chances = policy["logits"], policy["probabilities"]
-    deviation = jnp.sqrt(jnp.where(search.square > 0, search.square, 1))
-    scaled, baseline = values / deviation, search.mean / deviation
+    # Neither the relaxation nor the released code is scaled.
+    plain = settings.estimator in ("gumbel", "official")
+    square = 1.0 if plain else jnp.where(search.square > 0, search.square, 1)
+    found = _in_choices(settings, search, draws, verdict, temperature, jnp.sqrt(square))
     control, control_opt = search.control, search.control_opt
-    found: Any
-    if settings.estimator == "gumbel":
-        deviation = jnp.ones(())
-        found = augment.PolicyGradient(
-            verdict.gradient["logits"], verdict.gradient["probabilities"]
-        )
-    elif settings.estimator == "official":
-        deviation = jnp.ones(())
-        found = augment.official_gradient(draws, values, logits, chances)
-    elif settings.estimator == "reinforce" and settings.draws > 1:
-        found = augment.leave_one_out_gradient(draws, scaled, logits, chances)
-    elif settings.estimator == "reinforce":
-        found = augment.reinforce_gradient(
-            draws, scaled, logits, chances, baseline=baseline
-        )
-    else:
-        found = augment.relax_gradient(
-            draws,
-            scaled,
-            logits,
-            chances,
-            control,
-            baseline=baseline,
-            temperature=temperature,
-        )
+    if isinstance(found, augment.RelaxGradient):
         changes, control_opt = settings.control_optimizer().update(
             found.control, control_opt
         )
@@ -227,11 +241,42 @@ def improve(
         "levels": verdict.gradient["levels"],
     }
     changes, opt = settings.optimizer().update(gradient, search.opt)
-    squares = jnp.sum(found.logits**2) + jnp.sum(found.probabilities**2)
     after = search.replace(
-        policy=optax.apply_updates(policy, changes),
+        policy=optax.apply_updates(search.policy, changes),
         opt=opt,
         control=control,
         control_opt=control_opt,
     )
-    return after, deviation**2 * squares / (logits.size + chances.size)
+    squares = jnp.sum(found.logits**2) + jnp.sum(found.probabilities**2)
+    return after, square * squares / (found.logits.size + found.probabilities.size)
+
+
+def _in_choices(
+    settings: SearchSettings,
+    search: Search,
+    draws: augment.PolicyDraws,
+    verdict: Verdict,
+    temperature: float | jax.Array,
+    deviation: jax.Array,
+) -> augment.PolicyGradient:
+    """The estimator's gradient in logits and probabilities, of f / `deviation`."""
+    logits, chances = search.policy["logits"], search.policy["probabilities"]
+    values, baseline = verdict.values / deviation, search.mean / deviation
+    if settings.estimator == "gumbel":
+        found = verdict.gradient
+        return augment.PolicyGradient(found["logits"], found["probabilities"])
+    if settings.estimator == "official":
+        return augment.official_gradient(draws, values, logits, chances)
+    if settings.estimator != "reinforce":
+        return augment.relax_gradient(
+            draws,
+            values,
+            logits,
+            chances,
+            search.control,
+            baseline=baseline,
+            temperature=temperature,
+        )
+    if settings.draws > 1:
+        return augment.leave_one_out_gradient(draws, values, logits, chances)
+    return augment.reinforce_gradient(draws, values, logits, chances, baseline=baseline)

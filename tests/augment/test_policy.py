@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
@@ -133,9 +134,11 @@ def test_smooth_mode_has_a_gradient_for_the_levels_of_applied_operations():
         (policies.rand_augment(count=1, magnitude=30), (14, 1), 14),
         (policies.trivial_augment(), (434, 1), 14),
         (policies.trivial_augment(wide=False), (434, 1), 14),
+        (policies.unsearched_policy(), (105, 2), 15),
+        (policies.random_policy(KEY), (25, 2), 15),
     ],
 )
-def test_published_policies(made, shape, size, tmp_path):
+def test_policies_by_name_are_saved_and_read_back(made, shape, size, tmp_path):
     assert made.levels.shape == made.operations.shape == shape
     assert len(made.table) == size
     assert (np.asarray(made.levels) >= 0).all() and (np.asarray(made.levels) <= 1).all()
@@ -145,6 +148,44 @@ def test_published_policies(made, shape, size, tmp_path):
     assert again.table == made.table
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(made)):
         assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+
+
+def test_an_unsearched_policy_has_all_pairs_alike():
+    made = policies.unsearched_policy(level=0.9)
+    pairs = {tuple(row) for row in np.sort(made.operations, axis=1).tolist()}
+    assert pairs == set(itertools.combinations(range(15), 2))
+    assert np.all(made.probabilities == 0.5) and np.all(made.logits == 0)
+    assert np.all(made.levels == np.float32(0.9))
+    two = policies.unsearched_policy(table=made.table[:2])
+    assert two.operations.tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="at least one sub-policy"):
+        policies.unsearched_policy(table=made.table[:1])
+
+
+class TestRandomPolicy:
+    def test_all_of_it_is_uniform(self):
+        many = jax.vmap(lambda key: policies.random_policy(key, count=10))(
+            jax.random.split(KEY, 2000)
+        )
+        used = np.bincount(np.asarray(many.operations).ravel(), minlength=15)
+        np.testing.assert_allclose(used / used.sum(), 1 / 15, atol=0.005)
+        for values in (many.probabilities, many.levels):
+            share = np.histogram(np.asarray(values), 10, (0, 1))[0] / values.size
+            np.testing.assert_allclose(share, 0.1, atol=0.01)
+
+    def test_its_pairs_differ_and_it_is_that_of_its_key(self):
+        made = policies.random_policy(KEY, count=105)
+        assert len({tuple(row) for row in made.operations.tolist()}) == 105
+        assert np.array_equal(
+            made.levels, policies.random_policy(KEY, count=105).levels
+        )
+        other = policies.random_policy(jax.random.key(99), count=105)
+        assert not np.any(made.levels == other.levels)
+
+    @pytest.mark.parametrize("count", [0, 106])
+    def test_there_are_1_to_105_pairs(self, count):
+        with pytest.raises(ValueError, match=f"1 … 105, got {count}"):
+            policies.random_policy(KEY, count=count)
 
 
 def strengths(made, name):

@@ -70,6 +70,11 @@ def test_the_command_leaves_out_what_changes_no_result(make):
         (["--seeds=1,1"], "different seeds"),
         (["--primary=mse"], "max:NAME or min:NAME"),
         (["--seeds=0,2", "--seeds_at_once=2"], "consecutive"),
+        (
+            ["--arm=a --lr=0.{seed}1", "--seeds_at_once=2"],
+            r"arm a: .*\{seed\}.*at once",
+        ),
+        (["--arm=a --lr={seed}x"], "arm a: --lr must be a number"),
         ([TUNE, "--tune_seeds=1,7"], r"share \[1\]"),
         ([TUNE, "--eval_every=0"], "arm slow: mse of validation needs eval_every"),
         (["--split=validation", "--eval_every=0"], "needs eval_every"),

@@ -10,7 +10,7 @@ import pytest
 from jaxfaces import study
 from jaxfaces.engine.errors import Interrupted, RunError
 from jaxfaces.engine.signals import Request
-from jaxfaces.studies import runs
+from jaxfaces.studies import runs, tuning
 
 
 def carry_out(plan, request=None, said=None):
@@ -151,6 +151,43 @@ def test_seeds_at_once_are_one_run(words, made_up, tmp_path):
     assert len({run["measures"]["mse"] for run in apart["runs"]}) == 4
     assert set(apart["curve"]["values"]) == {"0", "1", "2", "3"}
     assert found["arms"]["fast"]["difference"]["mse"]["n"] == 4
+
+
+class TestTheSeedInAFlag:
+    ARM = "--arm=later --init_from=first/seed_{seed}/params.safetensors --lr=0.{seed}1"
+
+    def test_is_that_of_the_run(self, make, made_up):
+        plan = make("--seeds=0,3", self.ARM)
+        carry_out(plan)
+        own = [[w for w in call if "first" in w or "--lr" in w] for call in made_up]
+        assert [words for words in own if len(words) == 2] == [
+            [f"--init_from=first/seed_{seed}/params.safetensors", f"--lr=0.{seed}1"]
+            for seed in (0, 3)
+        ]
+        todo = runs.of(plan.arms[-1], plan)
+        assert [run.arm.task.optimizer.lr for run in todo] == [0.01, 0.31]
+        assert not runs.left(todo)
+
+    def test_stays_as_it_is_written_in_tables(self, words, made_up, tmp_path):
+        assert study.main([*words, self.ARM]) == 0
+        found = json.loads((tmp_path / "out/study.json").read_text())
+        assert found["arms"]["later"]["flags"]["lr"] == "0.{seed}1"
+        assert "first/seed_{seed}/params" in (tmp_path / "out/study.md").read_text()
+
+    def test_may_stand_in_a_flagfile_and_be_overridden(self, make, tmp_path):
+        (tmp_path / "arm.cfg").write_text("--init_from=a{seed}\n--lr=0.{seed}\n")
+        plan = make(f"--arm=more --flagfile={tmp_path / 'arm.cfg'} --lr 0.3")
+        assert plan.arms[-1].by_seed == {"init_from": "a{seed}"}
+        assert [r.arm.options.init_from for r in runs.of(plan.arms[-1], plan)] == [
+            *("a0", "a1")
+        ]
+
+    def test_may_be_tuned_beside(self, make):
+        plan = make(self.ARM, "--tune=noise=1,2", "--tune=lr=0.1", "--tune_seeds=7")
+        for trial in tuning.trials(plan)["later"]:
+            assert trial.runs[0].arm.options.init_from == (
+                "first/seed_7/params.safetensors"
+            )
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(words, tmp_path, capsys):

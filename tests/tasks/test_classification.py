@@ -281,7 +281,7 @@ class TestAugmentation:
     @pytest.mark.parametrize(
         "policy",
         ["autoaugment", "autoaugment:svhn", "dada:imagenet", "randaugment"]
-        + ["trivialaugment", "trivialaugment:standard"],
+        + ["trivialaugment", "trivialaugment:standard", "unsearched", "random:7"],
     )
     def test_policies_change_images_and_keep_their_range(self, policy):
         found = self.changed(policy=policy, cutout=0.0)
@@ -316,6 +316,14 @@ class TestAugmentation:
         found = augmentation.train(jax.random.key(0), grey, policy, "none")
         assert found.shape == grey.shape
         assert 0 <= found.min() <= found.max() <= 1
+
+    def test_a_random_policy_is_that_of_its_seed(self):
+        first, again, other = (
+            tiny(policy=policy).augmentation.make_policy("cifar10")
+            for policy in ("random:0", "random", "random:1")
+        )
+        np.testing.assert_array_equal(first.levels, again.levels)
+        assert np.all(first.levels != other.levels)
 
     def test_of_a_searched_policy_dada_takes_the_best_25(self, tmp_path):
         path = tmp_path / "searched.json"
@@ -370,6 +378,8 @@ class TestBadFlags:
             ({"policy": "dada:mnist"}, "--policy=dada:mnist; there is dada:cifar10"),
             ({"policy": "trivialaugment:broad"}, "trivialaugment:standard"),
             ({"policy": "none:x"}, "--policy=none:x; there is none"),
+            ({"policy": "random:one"}, "--policy=random:one; there is random:0"),
+            ({"policy": "random:99999999999"}, "there is random:0"),
             ({"crop": "resized"}, "--crop=resized needs --crop_size"),
             ({"network": "shake_shake_32", "width": 5}, "--width=5 must be even"),
             ({"padding": 2, "crop_size": 8}, "--padding and --crop_size exclude"),

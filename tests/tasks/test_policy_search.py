@@ -53,8 +53,11 @@ def searched(tmp_path_factory):
     return folder
 
 
+# One with two draws by default; `test_search_step` has the gradients of all.
 @pytest.mark.parametrize(
-    "estimator, draws", [(each, 1) for each in ESTIMATORS[1:]] + [("reinforce", 2)]
+    "estimator, draws",
+    [("reinforce", 2)]
+    + [pytest.param(each, 1, marks=pytest.mark.slow) for each in ESTIMATORS[1:]],
 )
 def test_every_estimator_trains_and_compiles_once(estimator, draws, tmp_path):
     task = tiny(estimator=estimator, draws=draws, steps=2)
@@ -144,6 +147,25 @@ class TestStreams:
         same = task.data.split("train").read(np.arange(5))
         np.testing.assert_array_equal(trained["image"], same["image"])
 
+    def test_every_other_image_of_every_split_is_a_class_of_its_own(self):
+        task, plain = tiny(inverted_classes=True), tiny()
+        rows = np.arange(9)
+        for split, name in (
+            ("train", "train"),
+            ("train", "validation"),
+            ("validation", "images"),
+            ("test", "images"),
+        ):
+            stream, before = (each.streams(split, 0)[name] for each in (task, plain))
+            found, own = stream.read(rows), before.read(rows)
+            odd = rows % 2 == 1
+            np.testing.assert_array_equal(found["image"][~odd], own["image"][~odd])
+            np.testing.assert_array_equal(found["image"][odd], 255 - own["image"][odd])
+            np.testing.assert_array_equal(found["label"], own["label"] + 16 * odd)
+            assert (stream.classes, before.classes) == (32, 16)
+            assert stream.names[3:20:16] == ("class 3", "class 3, inverted")
+            np.testing.assert_array_equal(stream.plan(1), before.plan(1))
+
 
 def test_what_cutout_covers_is_zero_where_levels_act():
     task = tiny(cutout=0.25)
@@ -222,11 +244,17 @@ class TestBadFlags:
 
 
 @pytest.mark.slow
-def test_a_rotation_planted_in_what_judges_is_found(tmp_path):
-    planted = {
+@pytest.mark.parametrize(
+    "plant, measure, change",
+    [
+        ({"rotate_validation": 30.0}, "rotate_share", 0.05),
+        ({"inverted_classes": True}, "invert_share", -0.1),
+    ],
+)
+def test_what_is_planted_is_found(plant, measure, change, tmp_path):
+    flags = {
         "dataset": "digits",
         "grey": True,
-        "rotate_validation": 30.0,
         "initial_level": 0.9,
         "operations": ("Rotate", "Invert", "TranslateX", "Brightness"),
         "network": "wrn_10_1",
@@ -236,7 +264,9 @@ def test_a_rotation_planted_in_what_judges_is_found(tmp_path):
         "draws": 2,
         "policy_lr": 0.02,
     }
-    task = config.replace(PolicySearch(), planted)
+    task = config.replace(PolicySearch(), flags | plant)
     measures = run(task, tmp_path, log_every=10, eval_every=50)["measures"]
-    assert measures["validation_initial"]["rotate_share"] == pytest.approx(0.25)
-    assert measures["validation"]["rotate_share"] > 0.3
+    first = measures["validation_initial"][measure]
+    last = measures["validation"][measure]
+    assert first == pytest.approx(0.25)
+    assert np.sign(change) * (last - first) > abs(change)

@@ -44,10 +44,14 @@ def test_policies_over_time_are_measured_one_by_one():
         np.testing.assert_allclose(values[0], one[name], rtol=1e-6)
 
 
-def test_rotation_is_measured_where_it_is_searched_for():
+def test_what_can_be_planted_is_measured_where_it_is_searched_for():
     found = search_measures.measures(SETTINGS, POLICY)
-    assert set(found) == {"entropy", "rotate_share", "rotate_strength"}
-    without = SearchSettings(operations=("Invert", "Color"))
+    assert set(found) == {
+        *("entropy", "rotate_share", "rotate_strength", "invert_share")
+    }
+    used = search_measures.by_operation(SETTINGS, POLICY)
+    assert found["invert_share"] == used["applied"][1]
+    without = SearchSettings(operations=("Brightness", "Color"))
     first = search_state.first_arrays(without)
     assert set(search_measures.measures(without, first)) == {"entropy"}
 
