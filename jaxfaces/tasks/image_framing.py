@@ -55,7 +55,7 @@ class ImageFraming:
             raise ValueError("--crop=resized needs --crop_size")
 
     def check_stored(self, image_size: int) -> None:
-        """Refuses a crop larger than the flag of the images' size, before any is read."""
+        """Refuses a crop larger than the flag that sizes images, before any is read."""
         if 0 < image_size < self.crop_size:
             raise ValueError(
                 f"--crop_size={self.crop_size} is larger than --image_size={image_size}"
