@@ -47,6 +47,9 @@ class PolicySearch:
     """Learns which operations, how likely and how strong, make validation easier."""
 
     monitor: ClassVar[str] = "max:accuracy"
+    remedies: ClassVar[Mapping[str, str]] = {
+        "policy_norm": "a lower --policy_lr (the weights are finite, the policy is not)"
+    }
 
     steps: int = knob(300, "Length of the run in steps.", lower=1)
     data: ClassifiedImages = group(ClassifiedImages(validation_fraction=0.5), prefix="")
@@ -204,6 +207,8 @@ class PolicySearch:
         search = search_state.remembered(search, verdict.values, state.step, self.steps)
         rest, metrics = verdict.train_aux
         after = self._trained(state, verdict.train_gradient, rest)
+        # Measured before the step, but for the norm: alone not finite where the step of
+        # the policy went wrong, and nothing else did.
         return after.replace(search=search), {
             "grad_norm": (optax.tree.norm(verdict.train_gradient), 1),
             "param_norm": (optax.tree.norm(after.params), 1),
@@ -211,10 +216,11 @@ class PolicySearch:
             "validation_loss": (verdict.before, 1),
             "step_value": (jnp.sum(verdict.values), settings.draws),
             "second_moment": (moment, 1),
-            "entropy": (search_state.entropy(search.policy["logits"]), 1),
-            "probability": (jnp.mean(search.policy["probabilities"]), 1),
+            "policy_norm": (optax.tree.norm(search.policy), 1),
+            "entropy": (search_state.entropy(policy["logits"]), 1),
+            "probability": (jnp.mean(policy["probabilities"]), 1),
             "level_change": (
-                jnp.mean(jnp.abs(search.policy["levels"] - settings.initial_level)),
+                jnp.mean(jnp.abs(policy["levels"] - settings.initial_level)),
                 1,
             ),
         }
@@ -270,8 +276,11 @@ class PolicySearch:
         logits, columns = collect(predict, swept(batches))
         told = classification_measures.measures(logits, columns["label"])
         found = search_measures.measures(self.search, state.search.policy)
-        search_measures.warn_of_collapse(found["entropy"], state.search.policy)
         return {name: told[name] for name in ("accuracy", "log_loss")} | found
+
+    def remarks(self, state: SearchState) -> list[str]:
+        """Words for a policy that has lost what it could choose or apply."""
+        return search_measures.remarks(jax.device_get(state.search.policy))
 
     def texts(self, state: SearchState) -> dict[str, str]:
         """The whole distribution, its best sub-policies in words."""
