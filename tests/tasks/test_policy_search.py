@@ -229,6 +229,14 @@ class TestBadFlags:
             ({"operations": ("Rotate", "Turn")}, "--operations: .*'Turn'"),
             ({"estimator": "rebar"}, "--estimator='rebar' is none of"),
             ({"draws": 0}, "--draws=0"),
+            (
+                {"estimator": "official", "order": "reverse"},
+                "--order=reverse says nothing to --estimator=official",
+            ),
+            (
+                {"estimator": "relax_linear", "order": "finite"},
+                "--order=finite says nothing to --estimator=relax_linear",
+            ),
             ({"optimizer": "adam"}, "--optimizer must be sgd"),
             ({"nesterov": True}, "--nesterov false"),
             ({"validation_fraction": 0.0}, "--validation_fraction=0 leaves no"),

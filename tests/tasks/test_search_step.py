@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +103,16 @@ def test_the_gradient_in_levels_is_that_of_brighter_images(order):
     np.testing.assert_allclose(
         found.gradient["levels"], expected, rtol=close, atol=close * 1e-2
     )
+
+
+@pytest.mark.parametrize("estimator", ["reinforce", "relax_linear", "gumbel"])
+def test_draws_in_a_loop_are_worth_the_same(estimator, monkeypatch):
+    unrolled = judged(estimator=estimator, draws=DRAWS)[3]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jaxpr = jax.make_jaxpr(lambda: judged(estimator=estimator, draws=DRAWS)[3])()
+    assert "scan[" in str(jaxpr)
+    looped = judged(estimator=estimator, draws=DRAWS)[3]
+    chex.assert_trees_all_close(looped, unrolled, rtol=1e-9, atol=1e-12)
 
 
 def test_the_training_gradient_is_that_of_the_first_draw():
