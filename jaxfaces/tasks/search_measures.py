@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 import augment
 from jaxfaces.imaging import figures, policy_figures
@@ -64,6 +66,23 @@ def measures(settings: SearchSettings, policy: Policy) -> dict[str, float]:
             row = settings.operations.index(name)
             found[f"{name.lower()}_{kind}"] = float(used[of][row])
     return found
+
+
+def of_step(
+    settings: SearchSettings, before: Policy, after: Policy
+) -> dict[str, tuple[jax.Array, int]]:
+    """Metrics of the policies before and after a step, as pairs (sum, count).
+
+    Only the norm is of the policy after it, so that this one is not finite alone where
+    the policy's own step went wrong.
+    """
+    change = jnp.abs(before["levels"] - settings.initial_level)
+    return {
+        "policy_norm": (optax.tree.norm(after), 1),
+        "entropy": (search_state.entropy(before["logits"]), 1),
+        "probability": (jnp.mean(before["probabilities"]), 1),
+        "level_change": (jnp.mean(change), 1),
+    }
 
 
 def remarks(policy: Policy) -> list[str]:
