@@ -2,8 +2,10 @@
 
 Source: Li et al. 2020 (DADA), official code: 100 hidden units, tanh, inputs mapped to
 [-1, 1].
-Differs: it sees the drawn operations' coins alone, not those of all sub-policies, and
-its last layer starts at zero, so that before it has learnt anything it changes nothing.
+Differs: it sees as many coins as a sub-policy has, not those of all sub-policies: the
+drawn one's for the gradient in the probabilities, a mixture of all sub-policies' by the
+relaxed choice for the one in the logits (see `augment.relax`). Its last layer starts at
+zero, so that before it has learnt anything it changes nothing.
 """
 
 from typing import TypeAlias
@@ -55,8 +57,8 @@ def apply_control_variate(
 
     Args:
       params: φ.
-      coins: (n,) relaxed coins of the drawn pair, in [0, 1].
-      category: (S,) relaxed choice of the sub-policy.
+      coins: (n,) relaxed coins, in [0, 1]: of the drawn sub-policy, or of all mixed.
+      category: (S,) choice of the sub-policy, one-hot or relaxed.
 
     Returns:
       () value.

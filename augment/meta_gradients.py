@@ -72,7 +72,7 @@ def one_step_meta_gradient(
 
     * `"forward"`: the gradient of a directional derivative, exact;
     * `"reverse"`: through the gradient step itself, the same number, slower; the only
-      one that a training loss without forward mode (`jax.custom_vjp`) allows;
+      exact one for a training loss without forward mode (`jax.custom_vjp`);
     * `"finite"`: (∇_s L(w - R v, s) - ∇_s L(w + R v, s)) η / 2R, R = distance / ‖v‖,
       which holds two digits at best in float32, and at times not the sign.
 
@@ -92,7 +92,11 @@ def one_step_meta_gradient(
       has_aux: both losses return (value, aux), such as the running statistics of batch
         normalisation. Aux is returned from the first pass through each loss; that of
         further passes, which differ from it in nothing (`"finite"`: a little), is not.
-      checkpoint: recompute the activations of the training loss (`jax.checkpoint`).
+      checkpoint: keep the inputs of the training loss alone for later passes through
+        it, and compute its activations again (`jax.checkpoint`). That saves memory with
+        `"reverse"`, whose second pass waits for the validation loss; with `"finite"`
+        next to none and with `"forward"` none, since no pass of theirs waits for
+        another. A loss may checkpoint parts of its own with any order.
 
     Returns:
       The meta-gradient and what else was computed.

@@ -35,6 +35,8 @@ from jaxfaces.engine.rundir import RunDir
 
 # Steps that may be on their way to the device before the host waits for the oldest.
 IN_FLIGHT = 4
+# Against metrics that are not finite, where the task knows no better.
+REMEDY = "a lower --lr, a longer --warmup_steps or --clip_norm"
 
 
 def run(task: Any, workdir: Path | str, **overrides: Any) -> dict[str, Any]:
@@ -216,16 +218,16 @@ class _Run:
         newly = [
             i for i, step in enumerate(failed) if step not in (0, self._gave_up(i))
         ]
-        which = self._first_bad(newly[0] if newly else None)
+        which, metric = self._first_bad(newly[0] if newly else None)
         if np.all(failed > 0):
             patience, other = self.options.patience, "or --on_nan=skip"
             if patience is not None:
                 which += f", nor in the {patience} steps left out before"
                 other = "or a larger --nan_patience"
+            remedy = getattr(self.parts.task, "remedies", {}).get(metric, REMEDY)
             raise DivergedError(
-                f"{which}. Last good checkpoint: {self._last_good()}. Try a lower "
-                "--lr, a longer --warmup_steps or --clip_norm in a new --workdir, "
-                + other
+                f"{which}. Last good checkpoint: {self._last_good()}. Try {remedy} in "
+                f"a new --workdir, {other}"
             )
         given_up = [self.options.seed + int(i) for i in np.flatnonzero(failed)]
         self._warn(
@@ -243,8 +245,8 @@ class _Run:
         """The step at which a seed had given up at the last look, or 0."""
         return self.warned[self.program.seeds + seed]
 
-    def _first_bad(self, seed: int | None) -> str:
-        """A metric that was not finite since the last look, in words.
+    def _first_bad(self, seed: int | None) -> tuple[str, str]:
+        """A metric that was not finite since the last look, in words, and its name.
 
         Args:
           seed: the index of one that gave up, whose last step is meant; None is any.
@@ -258,7 +260,7 @@ class _Run:
         gave_up = np.atleast_1d(self.tree["health"].failed)[seed]
         step = int(gave_up) or step
         which = f" of seed {self.options.seed + seed}" if self.program.seeds > 1 else ""
-        return f"step {step}: {phase}/{name}{which} is not finite"
+        return f"step {step}: {phase}/{name}{which} is not finite", name
 
     def _last_good(self) -> str:
         if self.saved is None:

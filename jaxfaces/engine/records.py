@@ -37,6 +37,7 @@ class Records:
         self.progress, self.meta = progress, meta
         self._program, self._options = parts.program, parts.options
         self._writes = distributed.is_main()
+        self._said: set[str] = set()
         self.validation = parts.evaluation_streams("validation")
         read = {"train": parts.streams, "validation": self.validation}
         self._left_out = report.left_out(**read)
@@ -56,6 +57,7 @@ class Records:
             self.meta["initial"] = measures
         self._compare(step, tree, measures)
         self.progress.say(report.line(step, means))
+        self._remarks(tree["state"])
         self._draw(tree["state"], self.validation, "")
         self._texts(tree["state"])
 
@@ -136,6 +138,16 @@ class Records:
             found = self.parts.task.texts(self._program.state_of(state, seed))
             for name, text in found.items() if self._writes else ():
                 write_text(self.folder.text(name, seed), text)
+
+    def _remarks(self, state: Any) -> None:
+        """Warns of what the task notices about any seed, of each thing once."""
+        if not hasattr(self.parts.task, "remarks"):
+            return
+        for seed in range(self._program.seeds):
+            for line in self.parts.task.remarks(self._program.state_of(state, seed)):
+                if line not in self._said:
+                    self.warn(line)
+                self._said.add(line)
 
     def _measure(self, state: Any, streams: Mapping) -> list[dict[str, float]]:
         # Those of process 0 for all: their last digits may choose the best state.

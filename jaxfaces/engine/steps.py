@@ -1,7 +1,7 @@
 """Training steps from losses: the state most tasks need, and its update."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,9 @@ class State(struct.PyTreeNode):
         if self.average is not None:
             return self.average
         return {"params": self.params, "rest": self.rest}
+
+
+Trained = TypeVar("Trained", bound=State)
 
 
 def make_state(
@@ -96,19 +99,40 @@ def make_step(
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Mapping]:
         whole = sharding.gathered(state.params)
         (_, (rest, metrics)), grads = gradient(whole, state.rest, batch, key)
-        updates, opt = tx.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        means = state.average
-        if average:
-            new = {"params": params, "rest": rest}
-            means = optimizers.averaged(means, new, average, state.step)
+        after = updated(state, tx, grads, rest, average=average)
         # The norm of the parameters too: finite gradients may make an infinite update.
-        norms = {"grad_norm": grads, "param_norm": params}
+        norms = {"grad_norm": grads, "param_norm": after.params}
         norms = {name: (optax.tree.norm(each), 1) for name, each in norms.items()}
-        metrics = {**norms, **metrics}
-        return State(state.step + 1, params, rest, opt, means), metrics
+        return after, {**norms, **metrics}
 
     return step
+
+
+def updated(
+    state: Trained,
+    tx: optax.GradientTransformation,
+    gradient: Any,
+    rest: Any,
+    *,
+    average: float = 0.0,
+) -> Trained:
+    """The state after one update along a gradient.
+
+    Args:
+      state: before it.
+      tx: optimiser.
+      gradient: like the parameters.
+      rest: what the network has made of its own variables.
+      average: decay of averaged parameters; 0 is none.
+    """
+    updates, opt = tx.update(gradient, state.opt, state.params)
+    params, means = optax.apply_updates(state.params, updates), state.average
+    if average:
+        new = {"params": params, "rest": rest}
+        means = optimizers.averaged(means, new, average, state.step)
+    return state.replace(
+        step=state.step + 1, params=params, rest=rest, opt=opt, average=means
+    )
 
 
 def accumulated(gradient: Callable, microbatch: int, stream: str = "train") -> Callable:

@@ -69,17 +69,20 @@ class Predicted:
 class Task(Protocol):
     """What the engine asks of a task.
 
-    `figures`, `texts`, `classwise`, `smoke`, `sharding`, `imported` and `inputs` may be
-    left out; so may `examples_per_step`, how many examples a step reads, which a study
-    compares between its arms and otherwise takes from a knob `batch_size`; so may
-    `with_variables`, for a state made by `engine.steps`; so may `read_files` and
-    `write` where `python -m jaxfaces.predict` shall not serve the task, and
-    `read_outputs` where it shall search no gallery.
+    `figures`, `texts`, `remarks`, `remedies`, `classwise`, `smoke`, `sharding`,
+    `imported` and `inputs` may be left out; so may `examples_per_step`, how many
+    examples a step reads, which a study compares between its arms and otherwise takes
+    from a knob `batch_size`; so may `with_variables`, for a state made by
+    `engine.steps`; so may `read_files` and `write` where `python -m jaxfaces.predict`
+    shall not serve the task, and `read_outputs` where it shall search no gallery.
     """
 
     steps: int
     #: "max:NAME" or "min:NAME": the measure of `evaluate` that chooses the best state.
     monitor: ClassVar[str]
+    #: What to try, in words, when a metric of a step is not finite, by its name; the
+    #: flags of the optimiser where it is not here. Of several the first by name counts.
+    remedies: ClassVar[Mapping[str, str]]
 
     def streams(self, split: str, seed: int) -> Mapping[str, Stream]:
         """The streams of "train", "validation" or "test"; {} where a split is absent.
@@ -133,6 +136,9 @@ class Task(Protocol):
 
     def texts(self, state: Any) -> Mapping[str, str]:
         """Text files of the run directory by name, such as {"policy.json": ...}."""
+
+    def remarks(self, state: Any) -> Sequence[str]:
+        """What users should be warned of after an evaluation; each is said once."""
 
     def classwise(
         self, state: Any, predict: Callable, batches: Mapping[str, Any], sizes: Sizes

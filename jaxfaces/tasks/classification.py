@@ -20,7 +20,7 @@ from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase
 from jaxfaces.imaging import class_figures, figures
 from jaxfaces.tasks import classification_files as files
-from jaxfaces.tasks import classification_measures, image_files
+from jaxfaces.tasks import classification_loss, classification_measures, image_files
 from jaxfaces.tasks.classification_augmentation import ClassificationAugmentation
 from jaxfaces.tasks.classified_images import ClassifiedImages, swept
 from jaxfaces.tasks.classifier_network import ClassifierNetwork
@@ -114,11 +114,8 @@ class Classification:
             images, targets = self._mixed(mixing, images, targets)
             logits, rest = network.apply(params, rest, images, train=True, key=drawing)
             nll = optax.softmax_cross_entropy(logits, targets)
-            total, count = jnp.sum(nll, where=rows["valid"]), jnp.sum(rows["valid"])
-            hits = jnp.argmax(logits, axis=-1) == rows["label"]
-            right = jnp.sum(hits & rows["valid"])
-            metrics = {"loss": (total, count), "accuracy": (right, count)}
-            return total / jnp.maximum(count, 1), (rest, metrics)
+            mean, metrics = classification_loss.over_valid(nll, logits, rows)
+            return mean, (rest, metrics)
 
         tx, average = self.optimizer.make(self.steps), self.optimizer.average
         step = make_step(loss, tx, average=average, microbatch=self.microbatch)

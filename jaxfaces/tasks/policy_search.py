@@ -13,14 +13,14 @@ import optax
 import augment
 from jaxfaces.data.sources import Source
 from jaxfaces.data.streams import Stream
-from jaxfaces.engine import optimizers
 from jaxfaces.engine.config import group, knob
 from jaxfaces.engine.evaluation import collect
 from jaxfaces.engine.optimizers import Optimizer
-from jaxfaces.engine.steps import State, make_state
+from jaxfaces.engine.steps import State, make_state, updated
 from jaxfaces.engine.task import Phase
 from jaxfaces.models import layers
 from jaxfaces.tasks import (
+    classification_loss,
     classification_measures,
     search_data,
     search_measures,
@@ -47,6 +47,9 @@ class PolicySearch:
     """Learns which operations, how likely and how strong, make validation easier."""
 
     monitor: ClassVar[str] = "max:accuracy"
+    remedies: ClassVar[Mapping[str, str]] = {
+        "policy_norm": "a lower --policy_lr (the weights are finite, the policy is not)"
+    }
 
     steps: int = knob(300, "Length of the run in steps.", lower=1)
     data: ClassifiedImages = group(ClassifiedImages(validation_fraction=0.5), prefix="")
@@ -174,18 +177,7 @@ class PolicySearch:
         images = self._changed(changing, policy, draws, rows["image"])
         held = batch["validation"]
         judged = self._standardised(self.framing.test(held["image"]))
-
-        def loss(key: jax.Array, rows: Any, params: Any, images: jax.Array) -> Any:
-            logits, rest = network.apply(
-                params, state.rest, images, train=True, key=key
-            )
-            nll = optax.softmax_cross_entropy_with_integer_labels(logits, rows["label"])
-            total, count = jnp.sum(nll, where=rows["valid"]), jnp.sum(rows["valid"])
-            hits = jnp.argmax(logits, axis=-1) == rows["label"]
-            right = jnp.sum(hits & rows["valid"])
-            metrics = {"loss": (total, count), "accuracy": (right, count)}
-            return total / jnp.maximum(count, 1), (rest, metrics)
-
+        loss = functools.partial(classification_loss.of_network, network, state.rest)
         momentum = self.optimizer.momentum
         trial = search_step.Trial(
             train=functools.partial(loss, training, rows),
@@ -198,31 +190,30 @@ class PolicySearch:
         )
         temperature = settings.temperature_at(state.step, self.steps)
         verdict = search_step.judge(settings, trial, policy, draws, images, temperature)
-        search, moment = search_step.improve(
+        search, square = search_step.improve(
             settings, search, draws, verdict, temperature
         )
         search = search_state.remembered(search, verdict.values, state.step, self.steps)
         rest, metrics = verdict.train_aux
-        after = self._trained(state, verdict.train_gradient, rest)
+        gradient, average = verdict.train_gradient, self.optimizer.average
+        after = updated(state, self._tx, gradient, rest, average=average)
         return after.replace(search=search), {
-            "grad_norm": (optax.tree.norm(verdict.train_gradient), 1),
+            "grad_norm": (optax.tree.norm(gradient), 1),
             "param_norm": (optax.tree.norm(after.params), 1),
             **metrics,
             "validation_loss": (verdict.before, 1),
             "step_value": (jnp.sum(verdict.values), settings.draws),
-            "second_moment": (moment, 1),
-            "entropy": (search_state.entropy(search.policy["logits"]), 1),
-            "probability": (jnp.mean(search.policy["probabilities"]), 1),
-            "level_change": (
-                jnp.mean(jnp.abs(search.policy["levels"] - settings.initial_level)),
-                1,
-            ),
+            "policy_grad_square": (square, 1),
+            **search_measures.of_step(settings, policy, search.policy),
         }
 
     def _changed(
         self, key: jax.Array, policy: Any, draws: augment.PolicyDraws, images: Any
     ) -> jax.Array:
-        """(D, B, H, W, C): the batch by each draw, all else the same for all."""
+        """(D, B, H, W, C): the batch by each draw, crops and flips the same for all.
+
+        Signs and places of operations and cutout differ between draws too.
+        """
         crop, flip, jitter, acting, lighting, cutout = jax.random.split(key, 6)
         images = self.framing.before(crop, flip, jitter, images)
         draw = augment.make_draw(
@@ -239,18 +230,6 @@ class PolicySearch:
             )
 
         return jax.vmap(finished)(copies.reshape(count, *images.shape))
-
-    def _trained(self, state: SearchState, gradient: Any, rest: Any) -> SearchState:
-        """The state after a step of the weights."""
-        updates, opt = self._tx.update(gradient, state.opt, state.params)
-        params, means = optax.apply_updates(state.params, updates), state.average
-        if self.optimizer.average:
-            new = {"params": params, "rest": rest}
-            decay = self.optimizer.average
-            means = optimizers.averaged(means, new, decay, state.step)
-        return state.replace(
-            step=state.step + 1, params=params, rest=rest, opt=opt, average=means
-        )
 
     def inference(self, state: SearchState) -> Any:
         """The network's averages where there are any, else its newest variables."""
@@ -270,8 +249,11 @@ class PolicySearch:
         logits, columns = collect(predict, swept(batches))
         told = classification_measures.measures(logits, columns["label"])
         found = search_measures.measures(self.search, state.search.policy)
-        search_measures.warn_of_collapse(found["entropy"], state.search.policy)
         return {name: told[name] for name in ("accuracy", "log_loss")} | found
+
+    def remarks(self, state: SearchState) -> list[str]:
+        """Words for a policy that has lost what it could choose or apply."""
+        return search_measures.remarks(jax.device_get(state.search.policy))
 
     def texts(self, state: SearchState) -> dict[str, str]:
         """The whole distribution, its best sub-policies in words."""

@@ -1,11 +1,12 @@
 """What a searched policy does, in numbers and pictures."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 import augment
 from jaxfaces.imaging import figures, policy_figures
@@ -14,6 +15,7 @@ from jaxfaces.tasks.search_settings import SearchSettings
 from jaxfaces.tasks.search_state import Policy, Search
 
 COLLAPSED = 0.01  # share of the greatest entropy below which little is left to choose
+IDLE = 0.01  # mean chance of a coin below which hardly anything is applied
 IMAGES, COPIES = 8, 5  # on the sheet of samples
 # What can be planted, as measures: operation, name, and which of its numbers.
 WATCHED = (
@@ -66,17 +68,46 @@ def measures(settings: SearchSettings, policy: Policy) -> dict[str, float]:
     return found
 
 
-def warn_of_collapse(entropy: float, policy: Policy) -> None:
-    """Says so where hardly more than one sub-policy is left."""
+def of_step(
+    settings: SearchSettings, before: Policy, after: Policy
+) -> dict[str, tuple[jax.Array, int]]:
+    """Metrics of the policies before and after a step, as pairs (sum, count).
+
+    Only the norm is of the policy after it, so that this one is not finite alone where
+    the policy's own step went wrong.
+    """
+    change = jnp.abs(before["levels"] - settings.initial_level)
+    return {
+        "policy_norm": (optax.tree.norm(after), 1),
+        "entropy": (search_state.entropy(before["logits"]), 1),
+        "probability": (jnp.mean(before["probabilities"]), 1),
+        "level_change": (jnp.mean(change), 1),
+    }
+
+
+def remarks(policy: Policy) -> list[str]:
+    """Says so where there is hardly anything left to choose, or to apply.
+
+    Args:
+      policy: logits (S,), probabilities (S, 2).
+    """
+    found = []
     most = float(np.log(len(policy["logits"])))
     # Two operations make one pair, of which there is nothing to choose.
-    if most and entropy < COLLAPSED * most:
-        warnings.warn(
-            f"the search has collapsed: the entropy of its sub-policies is "
-            f"{entropy:.2g}, below 1 % of {most:.2g}, so that hardly another is drawn. "
-            "Try a lower --policy_lr or more --draws",
-            stacklevel=2,
+    if most and search_state.entropy(policy["logits"]) < COLLAPSED * most:
+        found.append(
+            "the search has collapsed: the entropy of its sub-policies is below 1 % of "
+            "the greatest, so that hardly another is drawn. Try a lower --policy_lr or "
+            "more --draws"
         )
+    weights = np.asarray(jax.nn.softmax(policy["logits"]))
+    if weights @ np.clip(policy["probabilities"], 0, 1).mean(axis=1) < IDLE:
+        found.append(
+            "the policy hardly ever applies an operation: its coins are below 1 % on "
+            "average. Where no operation helps that is what the search found; else try "
+            "a lower --policy_lr, more --draws or another --initial_level"
+        )
+    return found
 
 
 def charts(

@@ -10,6 +10,11 @@ import augment
 from jaxfaces.engine.config import knob
 
 ESTIMATORS = ("relax", "relax_linear", "reinforce", "gumbel", "official")
+# Those whose gradient in the levels no flag chooses, and how they take it.
+OWN_ORDER = {
+    "relax_linear": "that of its value to first order",
+    "official": "a finite difference",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +44,25 @@ class SearchSettings:
         lower=1,
         upper=1024,
     )
-    temperature: float = knob(0.5, "Of relaxed choices, τ.")
+    temperature: float = knob(
+        0.5, "Of relaxed choices, τ; read by relax, relax_linear and gumbel."
+    )
     temperature_end: float | None = knob(
-        None, "What it becomes, linearly, by the last step; none is no change."
+        None,
+        "What --temperature becomes, linearly, by the last step; none is no change. "
+        "Read by relax, relax_linear and gumbel.",
     )
     policy_lr: float = knob(0.005, "Learning rate of the policy, by Adam.", lower=0.0)
     control_lr: float = knob(
-        3e-4, "Learning rate of the control variate, by Adam.", lower=0.0
+        3e-4,
+        "Learning rate of the control variate, by Adam; read by relax and "
+        "relax_linear.",
+        lower=0.0,
     )
     order: str = knob(
         "forward",
         "Gradient in the levels: exact by forward or by reverse mode, or a finite "
-        "difference.",
+        "difference; relax_linear and official have one of their own.",
         choices=("forward", "reverse", "finite"),
     )
 
@@ -62,6 +74,12 @@ class SearchSettings:
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"--{name}={value} is not positive")
+        if self.estimator in OWN_ORDER and self.order != "forward":
+            raise ValueError(
+                f"--order={self.order} says nothing to --estimator={self.estimator}, "
+                f"whose gradient in the levels is always {OWN_ORDER[self.estimator]}: "
+                "leave --order out"
+            )
         if len(set(self.operations)) < len(self.operations):
             raise ValueError(f"--operations={','.join(self.operations)} repeats one")
         if len(self.operations) < 2:

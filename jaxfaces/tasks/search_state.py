@@ -90,4 +90,5 @@ def remembered(
 def entropy(logits: Any) -> Any:
     """Entropy of the choice of a sub-policy in nats, along the last axis."""
     log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    # The absolute value, since nothing to choose from would be -0.
+    return jnp.abs(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))

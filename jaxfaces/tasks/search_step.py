@@ -52,8 +52,9 @@ class Verdict:
 
     Attributes:
       values: (D,) f.
-      gradient: of the mean of V(w') in whatever shapes the images differentiably:
-        levels, and under gumbel logits and probabilities.
+      gradient: of the mean of V(w') in whatever shapes the images differentiably,
+        levels and under gumbel logits and probabilities, divided by the learning rate:
+        Adam would all but stop as the rate falls along its schedule.
       before: () V(w).
       train_gradient: in the weights, on the images of the first draw.
       train_aux: what the training loss returned there.
@@ -99,8 +100,15 @@ def judge(
         before, _ = validation(trial.params)
         tried = functools.partial(_by_a_step, settings, trial, shaping, before)
 
+    rate = jnp.where(trial.rate, trial.rate, 1)
+
     def try_one(draw: augment.PolicyDraws, images: jax.Array) -> tuple:
-        return tried(_shaped(trial, draw, images, temperature))
+        value, gradient, rest = tried(_shaped(trial, draw, images, temperature))
+        gradient = jax.tree.map(lambda g: g / rate, gradient)
+        if settings.estimator == "official":
+            # In a factor of the loss: the difference of the loss along the direction.
+            value = gradient["factor"]
+        return value, gradient, rest
 
     values, gradients, (slope, aux) = _each(try_one, draws, images)
     mean = jax.tree.map(lambda g: g.mean(0), gradients)
@@ -133,8 +141,7 @@ def _by_a_step(
     train: Shaped,
 ) -> tuple:
     """The same as `_to_first_order` for the worth itself, V(w) being `before`."""
-    official = settings.estimator == "official"
-    order: Any = "finite" if official else settings.order
+    order: Any = "finite" if settings.estimator == "official" else settings.order
     found = augment.one_step_meta_gradient(
         train,
         trial.validation,
@@ -148,13 +155,8 @@ def _by_a_step(
         order=order,
         has_aux=True,
     )
-    value, gradient = found.validation_loss - before, found.gradient
-    if official:  # the released code leaves the learning rate out
-        rate = jnp.where(trial.rate, trial.rate, 1)
-        gradient = jax.tree.map(lambda g: g / rate, gradient)
-        # In a factor of the loss: the difference of the loss along the direction.
-        value = gradient["factor"]
-    return value, gradient, (found.train_gradient, found.train_aux)
+    value = found.validation_loss - before
+    return value, found.gradient, (found.train_gradient, found.train_aux)
 
 
 def _each(

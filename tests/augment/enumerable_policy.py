@@ -69,6 +69,28 @@ def estimates(estimator, *, repeats, count, seed):
     return np.asarray(jax.jit(jax.vmap(one))(keys))
 
 
+def running_mean(mean, f, step):
+    """The mean of f that a search compares the next draws with."""
+    keep = jnp.minimum(0.9, step / (step + 1))
+    return keep * mean + (1 - keep) * jnp.mean(f)
+
+
+def estimates_in_a_row(estimator, *, steps, count, seed):
+    """As `estimates`, of `estimator(draws, values, baseline)` with a running mean."""
+
+    def step(mean, given):
+        number, key = given
+        draws = policy_draws(
+            key, jnp.asarray(LOGITS), jnp.asarray(CHANCES), count=count
+        )
+        f = values(draws)
+        return running_mean(mean, f, number), flat(estimator(draws, f, mean))
+
+    given = jnp.arange(steps), jax.random.split(jax.random.key(seed), steps)
+    run = jax.jit(lambda given: jax.lax.scan(step, jnp.zeros(()), given)[1])
+    return np.asarray(run(given))
+
+
 @dataclasses.dataclass(frozen=True)
 class Bias:
     """The largest |z| of the mean's components, and the length of its error."""

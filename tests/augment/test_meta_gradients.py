@@ -169,6 +169,66 @@ def test_statistics_come_from_the_first_pass_and_change_nothing(order, checkpoin
     )
 
 
+def test_recomputing_activations_saves_memory_in_reverse():
+    layers = [jnp.asarray(draw(32, 32, seed=n)) / 6 for n in range(12)]
+    x = jnp.asarray(draw(512, 32))
+
+    def out(layers, x):
+        return functools.reduce(lambda x, kernel: jnp.tanh(x @ kernel), layers, x)
+
+    def memory(order, checkpoint):
+        def gradient(layers, shift):
+            return one_step_meta_gradient(
+                lambda layers, shift: jnp.mean((out(layers, x + shift) - 1) ** 2),
+                lambda layers: jnp.mean((out(layers, x[::-1]) + 1) ** 2),
+                layers,
+                shift,
+                rate=RATE,
+                order=order,
+                checkpoint=checkpoint,
+            ).gradient
+
+        compiled = jax.jit(gradient).lower(layers, jnp.zeros((1, 1))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory("reverse", True) < 0.85 * memory("reverse", False)
+    assert memory("forward", True) <= memory("forward", False)
+
+
+@jax.custom_vjp
+def opaque(x):
+    """tanh, without forward mode."""
+    return jnp.tanh(x)
+
+
+opaque.defvjp(
+    lambda x: (jnp.tanh(x), x), lambda x, slope: (slope * (1 - jnp.tanh(x) ** 2),)
+)
+
+
+def test_without_forward_mode_reverse_is_the_exact_order():
+    def loss(activation, weights, shift):
+        return jnp.mean((activation((X + shift[None]) @ weights) - Y) ** 2)
+
+    weights, shift = jnp.asarray(draw(3, 2)), jnp.asarray(draw(3))
+
+    def gradient(activation, order):
+        return one_step_meta_gradient(
+            functools.partial(loss, activation),
+            lambda weights: jnp.mean((X_VALID @ weights - Y_VALID) ** 2),
+            weights,
+            shift,
+            rate=RATE,
+            order=order,
+        ).gradient
+
+    exact = gradient(jnp.tanh, "forward")
+    np.testing.assert_allclose(gradient(opaque, "reverse"), exact, rtol=1e-9)
+    np.testing.assert_allclose(gradient(opaque, "finite"), exact, rtol=1e-3)
+    with pytest.raises((TypeError, NotImplementedError)):
+        gradient(opaque, "forward")
+
+
 def mixing_problem(count=5):
     """Linear regression on mixed pairs: everything in closed form."""
     x, y, weights = draw(count, 3), draw(count, 2), draw(2, 3)

@@ -51,17 +51,19 @@ def trained():
         control = init_control_variate(jax.random.key(0), ROWS, STEPS)
         state = optimiser.init(control)
 
-        @jax.jit
-        def step(control, state, key):
-            draws = draw(64, key)
-            result = relaxed(
-                draws, problem.values(draws), control, baseline=problem.mean()
-            )
-            updates, state = optimiser.update(result.control, state)
-            return optax.apply_updates(control, updates), state
+        mean = jnp.zeros(())
 
-        for key in jax.random.split(jax.random.key(1), 1000):
-            control, state = step(control, state, key)
+        @jax.jit
+        def step(control, state, mean, number, key):
+            draws = draw(64, key)
+            f = problem.values(draws)
+            result = relaxed(draws, f, control, baseline=mean)
+            updates, state = optimiser.update(result.control, state)
+            mean = problem.running_mean(mean, f, number)
+            return optax.apply_updates(control, updates), state, mean
+
+        for number, key in enumerate(jax.random.split(jax.random.key(1), 1000)):
+            control, state, mean = step(control, state, mean, number, key)
         return control
 
 
@@ -137,20 +139,25 @@ def test_the_coins_of_the_drawn_row_alone_would_bias_the_logits():
     assert found.largest > 3 * found.bound
 
 
-def test_its_variance_is_below_that_of_leaving_one_out():
+def test_its_variance_is_below_that_of_reinforce_with_the_same_mean():
     control = trained()
     given = jnp.asarray(LOGITS), jnp.asarray(CHANCES)
-    variances = [
-        problem.estimates(estimator, repeats=20_000, count=4, seed=8).var(0)
-        for estimator in (
-            lambda draws, f: relaxed(draws, f, control, baseline=problem.mean()),
-            lambda draws, f: leave_one_out_gradient(draws, f, *given),
+    ours, theirs, left_out = (
+        np.array([each[:ROWS].sum(), each[ROWS:].sum()])
+        for each in (
+            problem.estimates_in_a_row(estimator, steps=20_000, count=4, seed=8).var(0)
+            for estimator in (
+                lambda draws, f, mean: relaxed(draws, f, control, baseline=mean),
+                lambda draws, f, mean: reinforce_gradient(
+                    draws, f, *given, baseline=mean
+                ),
+                lambda draws, f, mean: leave_one_out_gradient(draws, f, *given),
+            )
         )
-    ]
-    ours, theirs = (
-        np.array([each[:ROWS].sum(), each[ROWS:].sum()]) for each in variances
     )
-    assert (ours < [0.8 * theirs[0], 0.4 * theirs[1]]).all(), (ours, theirs)
+    # 0.87 and 0.32 of it, and 0.69 and 0.23 of what leaving one out has.
+    assert (ours < theirs * [0.95, 0.5]).all(), (ours, theirs)
+    assert (ours < left_out * [0.8, 0.4]).all(), (ours, left_out)
     # The loss is what falls: the mean square of a draw's gradient.
     draws = draw(20_000)
     moments = [

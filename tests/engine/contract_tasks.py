@@ -208,6 +208,9 @@ class Bilevel(Linear):
     def phases(self, sizes):
         return [Phase("search", None, self.step, streams=("train", "held"))]
 
+    def remarks(self, state):
+        return ["the policy is about"]
+
     def texts(self, state):
         return {"policy.txt": " ".join(str(x) for x in np.asarray(state.policy))}
 

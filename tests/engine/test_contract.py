@@ -89,6 +89,11 @@ def test_every_seed_has_texts_of_its_own(tmp_path):
     assert first.read_text() != second.read_text()
 
 
+def test_remarks_are_made_once_whatever_the_evaluations_and_seeds(tmp_path, capsys):
+    run(contract_tasks.Bilevel(), tmp_path, parallel_seeds=2, eval_every=2, quiet=False)
+    assert capsys.readouterr().out.count("warning: the policy is about") == 1
+
+
 def test_training_learns(tmp_path):
     summary = run(contract_tasks.Linear(steps=200, noise=0.0), tmp_path, eval_every=100)
     measures = summary["measures"]

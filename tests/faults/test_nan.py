@@ -142,6 +142,16 @@ def test_an_infinite_update_of_finite_gradients_is_noticed(tmp_path):
     assert saved == [0]
 
 
+class Remedied(AllBad):
+    remedies = {"loss": "a smaller lie"}
+
+
+def test_a_task_says_what_to_try(tmp_path):
+    words = r"Try a smaller lie in a new --workdir, or --on_nan=skip$"
+    with pytest.raises(DivergedError, match=words):
+        run(Remedied(steps=4), tmp_path)
+
+
 class OneSeed(contract_tasks.Linear):
     """Spoilt from step 5 on for the seed whose first weight is the smallest."""
 

@@ -120,6 +120,20 @@ def test_its_network_starts_another(searched, tmp_path):
     assert first == pytest.approx(last)
 
 
+def test_a_policy_that_is_not_finite_stops_the_search(tmp_path):
+    words = r"train/policy_norm is not finite\..* Try a lower --policy_lr \(.*policy"
+    with pytest.raises(RunError, match=words):
+        run(tiny(policy_lr=3e38, steps=2), tmp_path, eval_every=0)
+
+
+def test_a_policy_that_has_no_choice_left_is_remarked_upon(searched):
+    state = last_state(searched)
+    assert tiny().remarks(state) == []
+    sure = state.search.policy | {"logits": np.array([0.0, 90.0, 0.0])}
+    state = state.replace(search=state.search.replace(policy=sure))
+    assert "the search has collapsed" in tiny().remarks(state)[0]
+
+
 class TestStreams:
     def test_both_halves_have_an_order_of_their_own(self):
         streams = tiny().streams("train", 5)
@@ -215,6 +229,14 @@ class TestBadFlags:
             ({"operations": ("Rotate", "Turn")}, "--operations: .*'Turn'"),
             ({"estimator": "rebar"}, "--estimator='rebar' is none of"),
             ({"draws": 0}, "--draws=0"),
+            (
+                {"estimator": "official", "order": "reverse"},
+                "--order=reverse says nothing to --estimator=official",
+            ),
+            (
+                {"estimator": "relax_linear", "order": "finite"},
+                "--order=finite says nothing to --estimator=relax_linear",
+            ),
             ({"optimizer": "adam"}, "--optimizer must be sgd"),
             ({"nesterov": True}, "--nesterov false"),
             ({"validation_fraction": 0.0}, "--validation_fraction=0 leaves no"),

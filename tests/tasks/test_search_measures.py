@@ -57,10 +57,21 @@ def test_what_can_be_planted_is_measured_where_it_is_searched_for():
 
 
 def test_a_collapse_is_told_in_words_unless_there_is_no_choice():
-    with pytest.warns(UserWarning, match="the search has collapsed.*--policy_lr"):
-        search_measures.warn_of_collapse(1e-4, POLICY)
-    search_measures.warn_of_collapse(0.0, {"logits": jnp.zeros(1)})
-    search_measures.warn_of_collapse(0.5, POLICY)
+    assert search_measures.remarks(POLICY) == []
+    sure = POLICY | {"logits": jnp.array([0.0, 40.0, 0.0])}
+    [words] = search_measures.remarks(sure)
+    assert "the search has collapsed" in words and "--policy_lr" in words
+    one = {name: x[:1] for name, x in POLICY.items()}
+    assert search_measures.remarks(one) == []
+
+
+def test_coins_that_all_fell_are_told_in_words():
+    # The pair with likely coins is hardly drawn.
+    chances = jnp.array([[0.9, 0.9], [0.0, -0.2], [0.01, 0.0]])
+    idle = {"logits": jnp.array([-9.0, 0.0, 0.0]), "probabilities": chances}
+    [words] = search_measures.remarks(idle)
+    assert "hardly ever applies an operation" in words and "--policy_lr" in words
+    assert search_measures.remarks(idle | {"logits": jnp.zeros(3)}) == []
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 20])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,13 +40,13 @@ def loss(params, images, labels):
     return jnp.mean(nll), jnp.mean(logits)
 
 
-def trial():
+def trial(rate=RATE):
     return search_step.Trial(
         train=lambda params, images: loss(params, images, LABELS),
         validation=lambda params: loss(params, HELD, HELD_LABELS),
         params=jax.tree.map(jnp.asarray, WEIGHTS),
         buffer=jax.tree.map(jnp.asarray, BUFFER),
-        rate=jnp.asarray(RATE),
+        rate=jnp.asarray(rate),
         momentum=MOMENTUM,
         weight_decay=DECAY,
     )
@@ -66,7 +67,7 @@ def before_step():
     return loss(WEIGHTS, HELD, HELD_LABELS)[0]
 
 
-def judged(**flags):
+def judged(rate=RATE, **flags):
     settings = SearchSettings(operations=OPERATIONS, **flags)
     search = search_state.first_search(settings, jax.random.key(3), 4)
     search = search.replace(
@@ -77,7 +78,7 @@ def judged(**flags):
         jax.random.key(4), policy["logits"], policy["probabilities"], count=count
     )
     images = jnp.asarray(IMAGES[:count])
-    found = search_step.judge(settings, trial(), policy, draws, images, 0.5)
+    found = search_step.judge(settings, trial(rate), policy, draws, images, 0.5)
     return settings, search, draws, found
 
 
@@ -95,12 +96,23 @@ def test_the_gradient_in_levels_is_that_of_brighter_images(order):
     expected = np.zeros(search.policy["levels"].shape)
     for d, (row, applied) in enumerate(zip(draws.sub_policies, draws.applied)):
         up, down = (after_step(IMAGES[d] + sign * 1e-5) for sign in (1, -1))
-        expected[row] += np.where(applied, (up - down) / 2e-5 / DRAWS, 0)
+        slope = (up - down) / 2e-5 / RATE
+        expected[row] += np.where(applied, slope / DRAWS, 0)
     assert np.any(expected != 0)
     close = 1e-3 if order == "finite" else 1e-6
     np.testing.assert_allclose(
         found.gradient["levels"], expected, rtol=close, atol=close * 1e-2
     )
+
+
+@pytest.mark.parametrize("estimator", ["reinforce", "relax_linear", "gumbel"])
+def test_draws_in_a_loop_are_worth_the_same(estimator, monkeypatch):
+    unrolled = judged(estimator=estimator, draws=DRAWS)[3]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jaxpr = jax.make_jaxpr(lambda: judged(estimator=estimator, draws=DRAWS)[3])()
+    assert "scan[" in str(jaxpr)
+    looped = judged(estimator=estimator, draws=DRAWS)[3]
+    chex.assert_trees_all_close(looped, unrolled, rtol=1e-9, atol=1e-12)
 
 
 def test_the_training_gradient_is_that_of_the_first_draw():
@@ -136,8 +148,29 @@ def test_official_takes_a_difference_without_the_learning_rate():
     expected = -(at(1) - at(-1)) / (2 * 0.01 / norm)
     assert found.values[0] == pytest.approx(float(expected), rel=1e-6)
     np.testing.assert_allclose(
-        RATE * found.gradient["levels"], exact.gradient["levels"], rtol=1e-3, atol=1e-6
+        found.gradient["levels"], exact.gradient["levels"], rtol=1e-3, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_lower_learning_rate_leaves_the_gradients_as_long(estimator):
+    # So low that the step is worth its linear part, which is the rate times a slope.
+    one, half = (judged(rate, estimator=estimator, draws=2)[3] for rate in (1e-7, 5e-8))
+    assert set(one.gradient) == (
+        {"levels", "logits", "probabilities"} if estimator == "gumbel" else {"levels"}
+    )
+    for name, gradient in one.gradient.items():
+        assert np.any(gradient != 0)
+        np.testing.assert_allclose(
+            half.gradient[name], gradient, rtol=1e-5, atol=1e-9, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_at_a_learning_rate_of_zero_there_is_no_gradient(estimator):
+    found = judged(0.0, estimator=estimator)[3]
+    for gradient in jax.tree.leaves(found.gradient):
+        np.testing.assert_array_equal(gradient, 0)
 
 
 def after_step_at(weights):
@@ -232,4 +265,5 @@ def test_the_space_is_all_pairs():
 
 def test_entropy_is_greatest_where_all_are_equal():
     assert search_state.entropy(jnp.zeros(8)) == pytest.approx(np.log(8))
-    assert search_state.entropy(jnp.array([0.0, 1000.0])) == 0
+    for sure in ([0.0, 1000.0], [0.0]):
+        assert str(search_state.entropy(jnp.array(sure))) == "0.0"
