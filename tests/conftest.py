@@ -1,6 +1,8 @@
 """Eight simulated devices, strict ranks and a compilation cache for every test."""
 
+import contextlib
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -28,6 +30,30 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("needs real data: set JAXFACES_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture
+def stopping():
+    """A context in which this process gets SIGTERM after so many further steps."""
+    from jaxfaces.engine import logs
+
+    @contextlib.contextmanager
+    def after(steps):
+        left = steps
+
+        def counted(self):
+            nonlocal left
+            advance(self)
+            left -= 1
+            if left == 0:
+                signal.raise_signal(signal.SIGTERM)
+
+        advance = logs.Progress.advance
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logs.Progress, "advance", counted)
+            yield
+
+    return after
 
 
 @pytest.fixture(scope="session")

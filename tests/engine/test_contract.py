@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 
 import contract_tasks
 import jax
@@ -28,20 +27,6 @@ def last_tree(workdir, task):
         return step, jax.device_get(checkpoints.restore(step, like))
 
 
-def stop_after(monkeypatch, steps):
-    """Sends this process SIGTERM once it has done `steps` further steps."""
-    advance = logs.Progress.advance
-    left = [steps]
-
-    def counted(self):
-        advance(self)
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(logs.Progress, "advance", counted)
-
-
 def train_log(workdir):
     """The log without evaluations done on the way out."""
     return [(r["step"], r["name"], r["value"]) for r in logs.read(workdir)]
@@ -49,15 +34,13 @@ def train_log(workdir):
 
 @pytest.mark.parametrize("task_class", contract_tasks.ALL, ids=lambda c: c.__name__)
 def test_a_task_cut_at_several_steps_ends_as_if_it_had_not_been(
-    task_class, tmp_path, monkeypatch
+    task_class, tmp_path, stopping
 ):
     task = task_class()
     whole = run(task, tmp_path / "whole")
     for cut in (3, 5, 2):  # stops after steps 3 (a log), 8 (an evaluation) and 10
-        stop_after(monkeypatch, cut)
-        with pytest.raises(Interrupted, match="state is saved"):
+        with stopping(cut), pytest.raises(Interrupted, match="state is saved"):
             run(task, tmp_path / "cut")
-        monkeypatch.undo()
     parts = run(task, tmp_path / "cut")
 
     _, expected = last_tree(tmp_path / "whole", task)
@@ -193,13 +176,11 @@ def test_four_seeds_at_once_are_four_runs_on_the_same_batches(tmp_path):
         )
 
 
-def test_several_seeds_resume_to_the_same_bits(tmp_path, monkeypatch):
+def test_several_seeds_resume_to_the_same_bits(tmp_path, stopping):
     task = contract_tasks.Linear()
     run(task, tmp_path / "whole", parallel_seeds=3)
-    stop_after(monkeypatch, 7)
-    with pytest.raises(Interrupted):
+    with stopping(7), pytest.raises(Interrupted):
         run(task, tmp_path / "cut", parallel_seeds=3)
-    monkeypatch.undo()
     run(task, tmp_path / "cut", parallel_seeds=3)
     _, expected = last_tree(tmp_path / "whole", task)
     _, found = last_tree(tmp_path / "cut", task)

@@ -1,7 +1,6 @@
 """The search for policies as a task: runs, resuming, devices, bad flags."""
 
 import json
-import signal
 
 import jax
 import numpy as np
@@ -72,19 +71,9 @@ def test_every_estimator_trains_and_compiles_once(estimator, draws, tmp_path):
     assert np.any(found.control["output"]["kernel"] != 0) == learns
 
 
-def test_a_search_that_is_cut_ends_with_the_same_bits(searched, tmp_path, monkeypatch):
-    advance, left = logs.Progress.advance, [3]
-
-    def counted(self):
-        advance(self)
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(logs.Progress, "advance", counted)
-    with pytest.raises(Interrupted, match="step 3 of 4"):
+def test_a_search_that_is_cut_ends_with_the_same_bits(searched, tmp_path, stopping):
+    with stopping(3), pytest.raises(Interrupted, match="step 3 of 4"):
         run(tiny(), tmp_path, test=True)
-    monkeypatch.undo()
     run(tiny(), tmp_path, test=True)
     jax.tree.map(
         np.testing.assert_array_equal, last_state(tmp_path), last_state(searched)
