@@ -46,7 +46,8 @@ def _evaluate(command: Command) -> None:
     streams = parts.evaluation_streams(command.split)
     if not streams:
         raise RunError(f"the task has no {command.split} split with these flags")
-    measures = evaluation.measure(parts.program, state, streams, parts.options)
+    examination = evaluation.Examination(parts.program, state, streams, parts.options)
+    measures = examination.measures()
     for seed, each in enumerate(measures):
         name = command.split if len(measures) == 1 else f"seed {seed}"
         print(report.line(name, each))
@@ -56,8 +57,7 @@ def _evaluate(command: Command) -> None:
     result = {"step": step, "split": command.split, "measures": measures}
     report.write(folder / f"{name}.json", result)
     if command.figures:
-        pictures = evaluation.draw(parts.program, state, streams, parts.options)
-        report.draw(folder / name, pictures, [])
+        report.draw(folder / name, examination.figures(), [])
     print(json.dumps({"step": step, "written": str(folder / f"{name}.json")}))
 
 

@@ -50,7 +50,8 @@ class Records:
 
     def evaluate(self, step: int, tree: Mapping[str, Any]) -> None:
         """Measures the validation split, keeps the best parameters, draws pictures."""
-        measures = self._measure(tree["state"], self.validation)
+        examination = self._examine(tree["state"], self.validation)
+        measures = self._measure(examination)
         means = self._log(step, "validation", measures)
         self.meta["measures"] = measures
         if step == 0:
@@ -58,7 +59,7 @@ class Records:
         self._compare(step, tree, measures)
         self.progress.say(report.line(step, means))
         self._remarks(tree["state"])
-        self._draw(tree["state"], self.validation, "")
+        self._draw(examination, "")
         self._texts(tree["state"])
 
     def _compare(self, step: int, tree: Mapping[str, Any], measures: list) -> None:
@@ -92,9 +93,11 @@ class Records:
 
     def finish(self, step: int, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Measures the test split if asked to, and writes the summary."""
-        test = self._test(step, tree["state"]) if self._options.test else {}
+        streams = self._test_streams() if self._options.test else {}
+        last = self._examine(tree["state"], streams or self.validation)
+        test = self._test(step, last, streams) if streams else {}
         if self._options.classwise:
-            self._classwise(tree["state"])
+            self._classwise(last)
         self._texts(tree["state"])
         summary = report.summarize(
             self.parts, self.meta, test, tree["health"], self._left_out
@@ -104,28 +107,30 @@ class Records:
             report.write(self.folder.summary, summary)
         return summary
 
-    def _test(self, step: int, state: Any) -> dict[str, Any]:
-        """Measures of the test split for the first state (made again) and the last."""
+    def _test_streams(self) -> Mapping:
         streams = self.parts.evaluation_streams("test")
         if not streams:
             self.warn("--test is set, but the task has no test split")
-            return {}
         self._left_out |= report.left_out(test=streams)
+        return streams
+
+    def _test(
+        self, step: int, last: evaluation.Examination, streams: Mapping
+    ) -> dict[str, Any]:
+        """Measures of the test split for the first state (made again) and the last."""
         found = {}
         if not self.meta["init_from"]:  # by now its file may be another
             first = self._program.init(self.parts.first_batch())
-            found["test_initial"] = self._measure(first, streams)
-        found["test"] = self._measure(state, streams)
+            found["test_initial"] = self._measure(self._examine(first, streams))
+        found["test"] = self._measure(last)
         for split, measures in found.items():
             self._log(step, split, measures)
-        self._draw(state, streams, "test_")
+        self._draw(last, "test_")
         return found
 
-    def _classwise(self, state: Any) -> None:
+    def _classwise(self, last: evaluation.Examination) -> None:
         """Writes the measures of each class of the test split, else of validation."""
-        test = self.parts.evaluation_streams("test") if self._options.test else {}
-        streams = test or self.validation
-        found = evaluation.classwise(self._program, state, streams, self._options)
+        found = last.classwise()
         if found and self._writes:
             with replacing(self.folder.classwise) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found)
@@ -149,11 +154,12 @@ class Records:
                     self.warn(line)
                 self._said.add(line)
 
-    def _measure(self, state: Any, streams: Mapping) -> list[dict[str, float]]:
+    def _examine(self, state: Any, streams: Mapping) -> evaluation.Examination:
+        return evaluation.Examination(self._program, state, streams, self._options)
+
+    def _measure(self, examination: evaluation.Examination) -> list[dict[str, float]]:
         # Those of process 0 for all: their last digits may choose the best state.
-        return distributed.share(
-            evaluation.measure(self._program, state, streams, self._options)
-        )
+        return distributed.share(examination.measures())
 
     def _log(self, step: int, split: str, measures: list) -> dict[str, float]:
         """Logs measures of a split; returns their means over seeds."""
@@ -161,8 +167,8 @@ class Records:
         self.log.write_seeds(step, split, values)
         return {name: float(np.mean(each)) for name, each in values.items()}
 
-    def _draw(self, state: Any, streams: Mapping, prefix: str) -> None:
-        pictures = evaluation.draw(self._program, state, streams, self._options)
+    def _draw(self, examination: evaluation.Examination, prefix: str) -> None:
+        pictures = examination.figures()
         if not self._writes:
             return
         named = {f"{prefix}{name}": picture for name, picture in pictures.items()}

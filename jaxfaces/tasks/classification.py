@@ -162,7 +162,7 @@ class Classification:
     ) -> dict[str, Any]:
         """Confusion matrix, reliability, the surest mistakes, augmented images."""
         sweep = swept(batches)
-        logits, columns = collect(predict, sweep, columns=("label", "index"))
+        logits, columns = collect(predict, sweep)
         labels, names = columns["label"], sweep.names
         probabilities = np.asarray(jax.nn.softmax(logits))
         counts = classification_measures.confusion(logits, labels)

@@ -235,7 +235,7 @@ class Retrieval:
     ) -> dict[str, Any]:
         """A map of the embeddings, and queries with their nearest neighbours."""
         sweep = next(iter(batches.values()))
-        embeddings, columns = collect(predict, sweep, columns=("label", "index"))
+        embeddings, columns = collect(predict, sweep)
         labels, rows = columns["label"], columns["index"]
         shown = np.flatnonzero(labels <= np.unique(labels)[:PLOT_CLASSES][-1])
         shown = shown[:: -(-len(shown) // PLOT_POINTS)]
