@@ -101,7 +101,9 @@ def _page(result: Mapping[str, Any]) -> Iterator[str]:
     primary = result["primary"]
     yield f"# {result['title']}\n"
     seeds = _plural(len(result["seeds"]), "seed")
-    percent = " Measures are in percent, differences in points."
+    plain = ", ".join(label(name) for name in result.get("plain", ()))
+    but = f" but {plain}" if plain else ""
+    percent = f" Measures{but} are in percent, differences in points."
     yield (
         f"Primary measure: **{label(primary['name'])}** ({primary['better']} is "
         f"better) on the {result['split']} split, {seeds} an arm, reference "
@@ -247,8 +249,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def _number(value: float, result: Mapping[str, Any]) -> str:
-    return f"{100 * value:.1f}" if result["percent"] else f"{value:.4g}"
+def _number(value: float, result: Mapping[str, Any], digits: int = 4) -> str:
+    return f"{100 * value:.1f}" if result["percent"] else f"{value:.{digits}g}"
 
 
 def _signed(value: float, result: Mapping[str, Any]) -> str:
@@ -260,8 +262,12 @@ def _spread(arm: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> str
     found = arm["measures"].get(name)
     if found is None:
         return "**failed**" if arm.get("runs") else ""
+    if name in result.get("plain", ()):
+        result = {"percent": False}
     mean = _number(found["mean"], result)
-    return mean if found["sd"] is None else f"{mean} ± {_number(found['sd'], result)}"
+    if found["sd"] is None:
+        return mean
+    return f"{mean} ± {_number(found['sd'], result, digits=2)}"
 
 
 def _difference(arm: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> str:

@@ -62,6 +62,7 @@ def gather(
             "primary": {"name": primary, "better": _better(plan)},
             "measures": plan.measures,
             "percent": plan.settings.percent,
+            "plain": plan.settings.plain,
             "split": plan.settings.split,
             "seeds": list(plan.seeds),
             "seeds_at_once": plan.settings.seeds_at_once,

@@ -25,6 +25,9 @@ class Settings:
         (), "Sums of arms to test too, each NAME: ARM - ARM + ARM."
     )
     percent: bool = knob(True, "Print measures times 100.")
+    plain: tuple[str, ...] = knob(
+        (), "Those of --measures that --percent leaves as they are."
+    )
     unequal_budgets: bool = knob(
         False, "Let arms differ in steps or batch size; the table says so."
     )
@@ -52,6 +55,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
+        for name in self.plain:
+            if name not in self.measures:
+                raise ValueError(f"--plain={name} is not among --measures")
         for flag, seeds in (("seeds", self.seeds), ("tune_seeds", self.tune_seeds)):
             if not seeds or len(set(seeds)) < len(seeds):
                 raise ValueError(f"--{flag} must be some different seeds, got {seeds}")

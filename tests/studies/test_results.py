@@ -16,8 +16,9 @@ from jaxfaces.studies import forecast, plan, report, results, runs
 
 ROOT = Path(__file__).parents[2]
 KEYS = set(
-    """format name title command primary measures percent split seeds seeds_at_once
-    reference level equal_budgets flags arms contrasts environments""".split()
+    """format name title command primary measures percent plain split seeds
+    seeds_at_once reference level equal_budgets flags arms contrasts
+    environments""".split()
 )
 ARM_KEYS = set(
     """flags budget runs measures untrained seconds convergence curve""".split()
@@ -48,6 +49,23 @@ def test_the_json_holds_the_runs_and_their_statistics(finished):
     assert min(p["p_holm"] for p in ps) == min(1, 2 * min(p["p"] for p in ps))
     assert fast["budget"] == {"steps": 10, "examples_per_step": 8, "examples": 80}
     assert sum(place["runs"] for place in found["environments"]) == 6
+
+
+def test_percent_leaves_plain_measures_as_they_are(finished):
+    found = json.loads((finished / "study.json").read_text())
+    plain = found | {"percent": True, "measures": ["mse", "mse_too"]}
+    for arm in [
+        *found["arms"].values(),
+        {"measures": found["arms"]["slow"]["untrained"]},
+    ]:
+        arm["measures"]["mse_too"] = arm["measures"]["mse"]
+    mean = found["arms"]["fast"]["measures"]["mse"]["mean"]
+    [row] = [r for r in report.page(plain).splitlines() if r.startswith("| fast |")]
+    assert row.count(f" {100 * mean:.1f} ±") == 2
+    page = report.page(plain | {"plain": ["mse_too"]})
+    assert "Measures but mse too are in percent" in page
+    [row] = [r for r in page.splitlines() if r.startswith("| fast |")]
+    assert row.count(f" {100 * mean:.1f} ±") == row.count(f" {mean:.4g} ±") == 1
 
 
 def test_curves_and_convergence_are_those_of_the_log(finished):
