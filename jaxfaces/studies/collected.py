@@ -14,8 +14,6 @@ from jaxfaces.studies import runs as runs_lib
 from jaxfaces.studies.plan import Arm, Plan
 from jaxfaces.studies.runs import Run
 
-LAST = 0.8  # of the run; what moves after it has not converged
-
 
 class Collected:
     """What the runs of an arm left behind, by seed."""
@@ -104,11 +102,15 @@ class Collected:
         }
 
     def convergence(self, measure: str) -> dict[str, Any] | None:
-        """How much the validation measure moves in the last fifth, mean over seeds."""
+        """How much the validation measure moves in the last fifth, mean over seeds.
+
+        None where nothing was measured in the fifth before that one.
+        """
         curve = self.curve(measure)
         steps = curve["steps"]
-        before = [i for i, step in enumerate(steps) if step <= LAST * steps[-1]]
-        if not before or before[-1] == len(steps) - 1:
+        last = steps[-1]
+        before = [i for i, at in enumerate(steps) if 3 * last <= 5 * at <= 4 * last]
+        if not before:
             return None
         changes = [
             values[-1] - values[before[-1]]

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy import stats
 
 from jaxfaces import study
 from jaxfaces.engine.errors import RunError, UsageError
-from jaxfaces.studies import forecast, plan, report, results, runs
+from jaxfaces.studies import collected, forecast, plan, report, results, runs
+from jaxfaces.studies.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 KEYS = set(
@@ -49,6 +51,19 @@ def test_the_json_holds_the_runs_and_their_statistics(finished):
     assert min(p["p_holm"] for p in ps) == min(1, 2 * min(p["p"] for p in ps))
     assert fast["budget"] == {"steps": 10, "examples_per_step": 8, "examples": 80}
     assert sum(place["runs"] for place in found["environments"]) == 6
+
+
+@pytest.mark.parametrize(
+    "steps, change",
+    [((0, 60, 100), 4.0), ((0, 80, 100), 4.0), ((0, 50, 100), None), ((100,), None)],
+)
+def test_convergence_needs_a_measure_before_the_last_fifth(monkeypatch, steps, change):
+    curve = {"steps": list(steps), "values": {"0": [1.0, 2.0, 6.0][-len(steps) :]}}
+    settings = types.SimpleNamespace(settings=Settings(), seeds=(0,))
+    arm = collected.Collected(None, settings)
+    monkeypatch.setattr(arm, "curve", lambda _: curve)
+    found = arm.convergence("mse")
+    assert (found and found["change"]) == change
 
 
 def test_percent_leaves_plain_measures_as_they_are(finished):
