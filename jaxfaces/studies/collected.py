@@ -108,7 +108,7 @@ class Collected:
         """
         curve = self.curve(measure)
         steps = curve["steps"]
-        last = steps[-1]
+        last = steps[-1] if steps else 0
         before = [i for i, at in enumerate(steps) if 3 * last <= 5 * at <= 4 * last]
         if not before:
             return None

@@ -55,10 +55,10 @@ def test_the_json_holds_the_runs_and_their_statistics(finished):
 
 @pytest.mark.parametrize(
     "steps, change",
-    [((0, 60, 100), 4.0), ((0, 80, 100), 4.0), ((0, 50, 100), None), ((100,), None)],
+    [((0, 60, 100), 4.0), ((0, 80, 100), 4.0), ((0, 50, 100), None), ((), None)],
 )
 def test_convergence_needs_a_measure_before_the_last_fifth(monkeypatch, steps, change):
-    curve = {"steps": list(steps), "values": {"0": [1.0, 2.0, 6.0][-len(steps) :]}}
+    curve = {"steps": list(steps), "values": {"0": [1.0, 2.0, 6.0][: len(steps)]}}
     settings = types.SimpleNamespace(settings=Settings(), seeds=(0,))
     arm = collected.Collected(None, settings)
     monkeypatch.setattr(arm, "curve", lambda _: curve)
