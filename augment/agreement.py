@@ -55,7 +55,8 @@ def permutation_p(
       seed: of the permutations.
 
     Returns:
-      (1 + number of permutations with a W as large) / (1 + permutations).
+      (1 + number of permutations with a W as large) / (1 + permutations); NaN where W
+      is.
 
     Raises:
       ValueError: as in `kendall_w`, or `permutations` is below 1.
@@ -65,9 +66,11 @@ def permutation_p(
     ranks = _ranks(weights)
     rng = np.random.default_rng(seed)
     sums = np.stack([rng.permuted(ranks, axis=1).sum(0) for _ in range(permutations)])
-    found = _concordance(sums, ranks)
+    own, found = _concordance(ranks.sum(0), ranks), _concordance(sums, ranks)
+    if np.isnan(own):
+        return float("nan")
     # Sums of half ranks are exact, their mean is not.
-    as_large = found >= _concordance(ranks.sum(0), ranks) - 1e-12
+    as_large = found >= own - 1e-12
     return float((1 + as_large.sum()) / (1 + permutations))
 
 
@@ -96,7 +99,7 @@ def report(policies: Sequence[Policy]) -> str:
     operations = np.stack([applied(each) for each in policies])
     pairs = np.stack([np.asarray(each.logits) for each in policies])
     lines = [
-        f"{what:<12} W = {kendall_w(weights):.3f}  p = {permutation_p(weights):.4f}  "
+        f"{what:<12} {_agreement(weights)}  "
         f"({len(weights)} policies, {weights.shape[1]} {what})"
         for what, weights in (("operations", operations), ("sub-policies", pairs))
     ]
@@ -109,6 +112,12 @@ def report(policies: Sequence[Policy]) -> str:
         name = first.table[row].name
         lines.append(f"{name:<24}{own.mean():>7.4f}{own.min():>9.4f}{own.max():>9.4f}")
     return "\n".join(lines)
+
+
+def _agreement(weights: np.ndarray) -> str:
+    if np.isnan(kendall_w(weights)):
+        return "W is of no use: every policy has all of them equally often"
+    return f"W = {kendall_w(weights):.3f}  p = {permutation_p(weights):.4f}"
 
 
 def main(arguments: list[str] | None = None) -> int:

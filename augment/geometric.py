@@ -29,8 +29,13 @@ def random_flip(
 
     Returns:
       (B, H, W, C) images.
+
+    Raises:
+      ValueError: `probability` is known and outside [0, 1].
     """
     chex.assert_rank(images, 4)
+    if not isinstance(probability, jax.Array) and not 0 <= probability <= 1:
+        raise ValueError(f"probability must lie in [0, 1], got {probability:g}")
     mirror = jax.random.bernoulli(key, probability, (images.shape[0],))
     return jnp.where(mirror[:, None, None, None], images[:, :, ::-1], images)
 

@@ -45,9 +45,16 @@ class HostPolicy:
           The same entries with the image changed, uint8.
 
         Raises:
+          TypeError: the example is no mapping, or `rng` no generator.
           KeyError: there is no entry `field`.
           ValueError: the image is not as above.
         """
+        if not isinstance(example, Mapping) or not isinstance(rng, np.random.Generator):
+            raise TypeError(
+                "expected an example such as {'image': array} and a generator such as "
+                f"np.random.default_rng(0), got {type(example).__name__} and "
+                f"{type(rng).__name__}"
+            )
         if self.field not in example:
             raise KeyError(
                 f"no entry {self.field!r} in an example with {sorted(example)}; name "

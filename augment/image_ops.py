@@ -107,7 +107,14 @@ class Operation:
         ) -> jax.Array:
             flipped = jnp.bool_(False) if self.mirror is None else flip
             v = Magnitude(level, self.low, self.high, flipped, self.mirror or 0.0)
-            return function(image, v, key)
+            changed = function(image, v, key)
+            if (changed.shape, changed.dtype) != (image.shape, image.dtype):
+                raise ValueError(
+                    f"operation {self.name!r} must return what it gets, "
+                    f"{image.dtype}{list(image.shape)}; it made "
+                    f"{changed.dtype}{list(changed.shape)}"
+                )
+            return changed
 
         return run
 

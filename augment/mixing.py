@@ -57,13 +57,13 @@ def random_cutout(
       (B, H, W, C) images.
 
     Raises:
-      ValueError: `size` is negative.
+      ValueError: `size` is negative or not whole.
 
     Source: DeVries and Taylor 2017 (Cutout).
     """
     chex.assert_rank(images, 4)
-    if size < 0:
-        raise ValueError(f"size must be at least 0, got {size}")
+    if size < 0 or size != int(size):
+        raise ValueError(f"size must be a number of pixels from 0 upwards, got {size}")
     batch, height, width, _ = images.shape
     centres = jax.random.randint(key, (batch, 2), 0, jnp.array([[height, width]]))
     top_left = centres - size // 2

@@ -9,6 +9,8 @@ draw is plain arrays.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +97,8 @@ def make_policy(
     if len(rows) < len(table):
         raise ValueError(f"two operations share a name: {[e.name for e in table]}")
     for row, steps in enumerate(sub_policies):
-        for name, probability, level in steps:
+        for step in steps:
+            name, probability, level = _step(step, row)
             if name not in rows:
                 raise ValueError(
                     f"unknown operation {name!r} in sub-policy {row}; there are "
@@ -120,6 +123,17 @@ def make_policy(
         logits=jnp.asarray(np.log(shares), jnp.float32),
         table=tuple(table),
     )
+
+
+def _step(step: Any, row: int) -> tuple[str, float, float]:
+    """One step of a sub-policy, of the right types."""
+    form = isinstance(step, Sequence) and len(step) == 3 and isinstance(step[0], str)
+    if not form or not all(isinstance(number, Real | jax.Array) for number in step[1:]):
+        raise ValueError(
+            f"sub-policy {row} must be a list of (operation, probability, level), has "
+            f"{step!r}"
+        )
+    return step[0], step[1], step[2]
 
 
 def sample(
@@ -213,6 +227,8 @@ def apply_draw(
         raise ValueError(f"{batch} images do not divide into the {groups} draws")
     size = batch // groups
     parts = jnp.reshape(images, (groups, size, *images.shape[1:]))
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # of jax.random.PRNGKey
     # Drawn for all at once: inside the loop below a draw costs more than most changes.
     keys = jax.random.split(key, (groups, steps, size))
     flips, inner = jax.vmap(image_ops.coin)(keys.reshape(-1))

@@ -25,7 +25,8 @@ def save_policy(policy: Policy, path: str | Path) -> None:
       path: file to write.
 
     Raises:
-      ValueError: a number is not finite.
+      ValueError: a number is not finite, or an operation of one's own has the name of
+        another one of this package.
     """
     Path(path).write_text(policy_text(policy), encoding="utf-8")
 
@@ -45,7 +46,7 @@ def policy_text(policy: Policy, *, best: int = 0) -> str:
       The text of a file that `load_policy` reads.
 
     Raises:
-      ValueError: a number is not finite.
+      ValueError: as in `save_policy`.
     """
     for leaf in jax.tree.leaves(policy):
         if not np.isfinite(leaf).all():
@@ -107,7 +108,7 @@ def load_policy(path: str | Path, *, operations: Iterable[Operation] = ()) -> Po
     if text.get("version") != VERSION:
         raise ValueError(
             f"{path} is of version {text.get('version')!r}, this package reads "
-            f"{VERSION}; save the policy again with the package that wrote it"
+            f"{VERSION}: use the jaxfaces that wrote it, or a newer one"
         )
     try:
         table = tuple(
@@ -180,9 +181,15 @@ def _in_words(policy: Policy, count: int) -> list[str]:
 
 def _function_name(each: Operation) -> str:
     """The operation of this package whose functions these are, or its own name."""
-    for known in (*image_ops.OPERATIONS, *image_ops.EXTRA_OPERATIONS):
+    package = (*image_ops.OPERATIONS, *image_ops.EXTRA_OPERATIONS)
+    for known in package:
         if known.reference is each.reference:
             return known.name
+    if each.name in {known.name for known in package}:
+        raise ValueError(
+            f"operation {each.name!r} is not the one of this package, but would be "
+            "read as that one: give it another name"
+        )
     return each.name
 
 
@@ -190,8 +197,8 @@ def _operation(name: str, about: dict, known: dict[str, Operation]) -> Operation
     function = about["function"]
     if function not in known:
         raise ValueError(
-            f"unknown operation {function!r}; there are {', '.join(known)}, and those "
-            "passed as `operations`"
+            f"unknown operation {function!r}; there are {', '.join(known)}. One of "
+            "your own is read by augment.load_policy(path, operations=[…]) alone"
         )
     numbers = [about["low"], about["high"]]
     numbers += [] if about["mirror"] is None else [about["mirror"]]

@@ -1,6 +1,5 @@
 """Resampling of images at any positions."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -20,12 +19,13 @@ def bilinear(
       (B, h, w, C) images, differentiable in all arguments.
 
     Raises:
-      AssertionError: `images` are not floating (checked while tracing).
+      ValueError: `images` are not floating.
     """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating, got {images.dtype}; divide by 255")
     # A frame of `fill` one pixel wide stands for all that is outside: no neighbour
     # needs a mask. The gather is batched, not flat, so that a sharded batch stays where
     # it is.
-    chex.assert_type(images, float)
     batch, height, width, channels = images.shape
     wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     frame = ((0, 0), (1, 1), (1, 1), (0, 0))

@@ -76,7 +76,9 @@ def operation_weights(
     left.plot(before[order], rows, "|", color=COLOURS[1], label="before", markersize=11)
     left.set_yticks(rows, [names[each] for each in order], fontsize=8)
     left.set_xlabel("times an image")
-    left.legend(fontsize=8, frameon=False, loc="lower right")
+    left.legend(
+        fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2
+    )
     right.plot(levels[order], rows, "o", color=COLOURS[0], markersize=4)
     right.axvline(0.5, color="#888888", linestyle="--", linewidth=1)
     right.set_xlim(-0.03, 1.03)

@@ -69,6 +69,7 @@ class ClassificationAugmentation(ImageFraming):
         if colon and of not in variants and not seeded:
             known = ", ".join(f"{name}:{each}" for each in variants)
             known = f"random:0 … {MOST_SEEDS - 1}" if name == "random" else known
+            known += " and dada:FILE.json" if name == "dada" else ""
             raise ValueError(f"--policy={self.policy}; there is {known or name}")
 
     @property

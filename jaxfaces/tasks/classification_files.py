@@ -71,9 +71,9 @@ def named(names: Sequence[str], label: int) -> str:
 
 
 def told(names: Sequence[str], probabilities: np.ndarray) -> str:
-    """The likeliest of (C,) probabilities in words, such as "cat 93 %"."""
+    """The likeliest of (C,) probabilities in words, such as "cat, 93 %"."""
     best = int(np.argmax(probabilities))
-    return f"{named(names, best)} {100 * probabilities[best]:.0f} %"
+    return f"{named(names, best)}, {100 * probabilities[best]:.0f} %"
 
 
 def surest_mistakes(

@@ -221,8 +221,10 @@ class AffineTest(chex.TestCase):
             AFFINE(images, np.stack([IDENTITY] * 3))
         with self.assertRaises(AssertionError):
             AFFINE(images[0], np.stack([IDENTITY] * 2))
-        with self.assertRaises(AssertionError):
+        with self.assertRaisesRegex(ValueError, "must be floating, got uint8"):
             AFFINE((255 * images).astype(np.uint8), _matrices(2))
+        with self.assertRaisesRegex(ValueError, "probability must lie in"):
+            geometric.random_flip(KEY, images, probability=2)
 
 
 class ResizedCropTest(chex.TestCase):

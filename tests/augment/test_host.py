@@ -63,6 +63,9 @@ def test_bad_input_is_refused():
     change, rng = augment.HostPolicy(POLICY), np.random.default_rng(0)
     with pytest.raises(KeyError, match=r"no entry 'image' in an example with \['x'\]"):
         change({"x": IMAGES[0]}, rng)
+    for wrong in ((IMAGES[0], rng), ({"image": IMAGES[0]}, 0)):
+        with pytest.raises(TypeError, match="expected an example such as"):
+            change(*wrong)
     with pytest.raises(ValueError, match="takes uint8 images, got float64"):
         change({"image": IMAGES[0] / 255}, rng)
     with pytest.raises(ValueError, match="1 or 3 channels"):

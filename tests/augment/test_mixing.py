@@ -92,7 +92,8 @@ def test_padded_crops_are_shifts_of_every_size():
         (lambda: mixing.cutmix(KEY, IMAGES, LABELS, alpha=-1), "alpha must be posit"),
         (lambda: mixing.mixup(KEY, IMAGES, jnp.arange(COUNT)), "make class ids one-h"),
         (lambda: mixing.cutmix(KEY, IMAGES.astype("u1"), LABELS), "images must be fl"),
-        (lambda: mixing.random_cutout(KEY, IMAGES, size=-1), "size must be at least"),
+        (lambda: mixing.random_cutout(KEY, IMAGES, size=-1), "size must be a number"),
+        (lambda: mixing.random_cutout(KEY, IMAGES, size=0.25), "number of pixels"),
         (lambda: mixing.padded_crop(KEY, IMAGES, padding=-1), "padding must be at"),
     ],
 )

@@ -243,6 +243,34 @@ def test_an_operation_of_ones_own_is_read_back_where_it_is_passed(tmp_path):
         policy_files.load_policy(tmp_path / "policy.json")
 
 
+def test_an_operation_of_ones_own_by_the_name_of_another_one_is_not_saved(tmp_path):
+    own = Operation("Rotate", 0, 2, None, lambda image, v, key: image)
+    made = policy.make_policy([[("Rotate", 1, 0.5)]], table=(own,))
+    with pytest.raises(ValueError, match="'Rotate' is not the one of this package"):
+        policy_files.save_policy(made, tmp_path / "policy.json")
+    assert not (tmp_path / "policy.json").exists()
+
+
+def test_keys_of_the_older_kind_are_taken():
+    images, old = noise(4), jax.random.PRNGKey(3)
+    expected = policy.apply(PAIRS, jax.random.wrap_key_data(old), images)
+    np.testing.assert_array_equal(policy.apply(PAIRS, old, images), expected)
+
+
+@pytest.mark.parametrize(
+    "function, made",
+    [
+        (lambda image, v, key: image / 2, r"float32\[12, 12, 3\]"),
+        (lambda image, v, key: image[1:], r"uint8\[11, 12, 3\]"),
+    ],
+)
+def test_an_operation_of_ones_own_returns_what_it_gets(function, made):
+    table = (*image_ops.OPERATIONS, Operation("Mine", 0, 2, None, function))
+    mine = policy.make_policy([[("Mine", 1, 0.5)]], table=table)
+    with pytest.raises(ValueError, match=f"'Mine' must return .* it made {made}"):
+        policy.apply(mine, KEY, noise(2))
+
+
 def spoilt(change):
     def make(path):
         policy_files.save_policy(PAIRS, path)
@@ -259,7 +287,7 @@ def spoilt(change):
         (lambda path: path.write_text("{"), "is not JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not JSON"),
         (lambda path: path.write_text("[]"), "is not a policy"),
-        (spoilt(lambda t: t.update(version=2)), "version 2, this package reads 1"),
+        (spoilt(lambda t: t.update(version=2)), "version 2, this package reads 1: use"),
         (spoilt(lambda t: t.pop("sub_policies")), "lacks or garbles an entry"),
         (spoilt(lambda t: t.update(sub_policies=[])), "at least one sub-policy"),
         (
@@ -301,6 +329,8 @@ def test_a_spoilt_file_is_refused_by_name(tmp_path, spoil, complaint):
             lambda: policy.make_policy([[("Invert", 1, 0)], [("Invert", 1, 0)] * 2]),
             r"equally long, got lengths \[1, 2\]",
         ),
+        (lambda: policy.make_policy([("Invert", 1, 0)]), "0 must be a list of"),
+        (lambda: policy.make_policy([[("Invert", 1, "0")]]), "0 must be a list of"),
         (lambda: policy.make_policy([[("Swirl", 1, 0)]]), "unknown operation 'Swirl'"),
         (lambda: policy.make_policy([[("Invert", 2, 0)]]), "probability of Invert"),
         (lambda: policy.make_policy([[("Invert", 1, -1)]]), "level of Invert"),

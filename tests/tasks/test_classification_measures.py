@@ -108,7 +108,7 @@ def test_surest_mistakes_come_first():
 
 def test_classes_without_names_go_by_number():
     assert files.named((), 3) == "3"
-    assert files.told(("cat", "dog"), np.array([0.25, 0.75])) == "dog 75 %"
+    assert files.told(("cat", "dog"), np.array([0.25, 0.75])) == "dog, 75 %"
 
 
 def test_of_equal_scores_the_first_class_counts():
