@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxfaces import registry
 from jaxfaces.data.streams import Stream, column_types
 from jaxfaces.engine import commandline, config, flagfiles
 from jaxfaces.engine.errors import RunError
@@ -174,7 +175,16 @@ class RunDir:
         configs = {"options": Options()}
         if task_class is not None:
             lines = flagfiles.expand([f"--flagfile={self.flags}"])
-            built, task = commandline.read_lines(lines, configs, task_class)
+            try:
+                built, task = commandline.read_lines(lines, configs, task_class)
+            except commandline.UsageError as error:
+                named = [line for line in lines if line.startswith("--task=")]
+                if named in ([], [f"--task={registry.name_of(task_class)}"]):
+                    raise
+                raise RunError(
+                    f"--workdir={self.folder} holds a run of another task, "
+                    f"{', '.join(named)}; give another folder"
+                ) from error
         else:
             built, task = commandline.read_flagfile(self.flags, configs)
         return task, built["options"]

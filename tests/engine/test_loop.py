@@ -1,5 +1,6 @@
 """Runs that are killed, lengthened, refused, profiled; what their directory holds."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from tensorboardX.proto import event_pb2
 import jaxfaces
 from jaxfaces import evaluate, train
 from jaxfaces.engine import logs, loop
+from jaxfaces.engine.config import knob
 from jaxfaces.engine.errors import DivergedError, RunError
 
 SETTINGS = {"log_every": 3, "eval_every": 4, "checkpoint_every": 5, "quiet": True}
@@ -101,6 +103,21 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     before = (tmp_path / "metrics.jsonl").read_bytes()
     assert run(contract_tasks.Linear(), tmp_path) == first
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(contract_tasks.Linear):
+    """With a flag of its own."""
+
+    reach: int = knob(1, "Of nothing.", lower=1)
+
+
+def test_the_folder_of_another_task_is_refused_by_its_name(tmp_path):
+    run(Other(), tmp_path)
+    with pytest.raises(
+        RunError, match="a run of another task, --task=.*test_loop:Other"
+    ):
+        run(contract_tasks.Linear(), tmp_path)
 
 
 def test_another_flag_is_refused_by_name(tmp_path):
