@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configs = {"The command": Command()}
     flags = words[: words.index("--")] if "--" in words else words
     if any(word in commandline.HELP for word in flags):
-        print(USAGE + "\n" + commandline.describe(configs))
+        commandline.show(USAGE + "\n" + commandline.describe(configs))
         return 0
     try:
         built, given = commandline.parse_mixed(words, configs)

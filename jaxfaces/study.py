@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = words[:1] == ["report"]
     if any(word in commandline.HELP for word in words):
         parts = {"The report": Report()} if report else {"The study": Settings()}
-        print(USAGE + "\n" + commandline.describe(parts))
+        commandline.show(USAGE + "\n" + commandline.describe(parts))
         return 0
     try:
         if report:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configs = {"command": Command(), "options": Options(), "cluster": Cluster()}
     try:
         if any(word in commandline.HELP for word in words):
-            print(_help(words, configs))
+            commandline.show(_help(words, configs))
             return 0
         built, task = commandline.parse(words, configs)
         if not built["command"].workdir:

@@ -294,3 +294,12 @@ def fail(error: Exception, code: int) -> int:
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     print(f"{ERROR} {text}", file=sys.stderr)
     return code
+
+
+def show(text: str) -> None:
+    """Prints help; that nobody reads it to its end (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

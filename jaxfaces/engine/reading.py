@@ -28,7 +28,7 @@ def main(
     words = list(sys.argv[1:] if arguments is None else arguments)
     configs = {"The command": defaults}
     if any(word in commandline.HELP for word in words):
-        print(usage + "\n" + commandline.describe(configs))
+        commandline.show(usage + "\n" + commandline.describe(configs))
         return 0
     try:
         built, _ = commandline.parse(words, configs, with_task=False)

@@ -137,6 +137,16 @@ def test_help_without_a_task_lists_the_tasks_and_imports_no_jax():
         assert f"  {name}" in done.stdout
 
 
+def test_help_that_nobody_reads_to_its_end_is_no_error():
+    words = [sys.executable, "-m", "jaxfaces.train", "--help"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+
+
 def test_help_with_a_task_shows_its_flags_ranges_and_defaults(capsys):
     assert train.main([TASK, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
