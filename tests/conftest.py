@@ -22,6 +22,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 flags.FLAGS.mark_as_parsed()  # chex and grain ask for their flags
 
+MAPS = 20_000  # of the 65,530 that Linux allows a process
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Drops compiled programs before a worker runs out of memory maps.
+
+    A program takes some ten. Where none is left no thread and no further program can
+    begin, and the process dies.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
