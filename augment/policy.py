@@ -8,15 +8,16 @@ draw is plain arrays.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
-from augment import image_ops
+from augment import groups, image_ops
 from augment.image_ops import Mode, Operation
 
 GROUPS = 16  # draws a batch on accelerators, where every draw is a step of its own
@@ -83,7 +84,7 @@ def make_policy(
 
     Raises:
       ValueError: no sub-policies, unequal lengths, an unknown operation, a probability
-        or level outside [0, 1], weights that are not positive.
+        or level outside [0, 1], weights that are not positive or not finite.
     """
     lengths = {len(steps) for steps in sub_policies}
     if not lengths or lengths == {0}:
@@ -111,9 +112,10 @@ def make_policy(
                         f"got {number:g}"
                     )
     shares = np.ones(len(sub_policies)) if weights is None else np.asarray(weights)
-    if shares.shape != (len(sub_policies),) or not (shares > 0).all():
+    fair = (shares > 0) & (shares < np.inf)
+    if shares.shape != (len(sub_policies),) or not fair.all():
         raise ValueError(
-            f"weights must be {len(sub_policies)} positive numbers, got {weights}"
+            f"weights must be {len(sub_policies)} finite numbers > 0, got {weights}"
         )
     names, probabilities, levels = np.moveaxis(np.array(sub_policies, object), -1, 0)
     return Policy(
@@ -126,9 +128,12 @@ def make_policy(
 
 
 def _step(step: Any, row: int) -> tuple[str, float, float]:
-    """One step of a sub-policy, of the right types."""
+    """One step of a sub-policy, of the right types: JSON's true is no number."""
     form = isinstance(step, Sequence) and len(step) == 3 and isinstance(step[0], str)
-    if not form or not all(isinstance(number, Real | jax.Array) for number in step[1:]):
+    if not form or not all(
+        isinstance(number, Real | jax.Array) and not isinstance(number, bool)
+        for number in step[1:]
+    ):
         raise ValueError(
             f"sub-policy {row} must be a list of (operation, probability, level), has "
             f"{step!r}"
@@ -199,7 +204,13 @@ def default_grouping(batch_size: int) -> int:
 
 
 def apply_draw(
-    draw: Draw, images: jax.Array, key: jax.Array, *, mode: Mode = "reference"
+    draw: Draw,
+    images: jax.Array,
+    key: jax.Array,
+    *,
+    mode: Mode = "reference",
+    mesh: Mesh | AbstractMesh | None = None,
+    axis_name: str = "data",
 ) -> jax.Array:
     """Applies a draw to a batch.
 
@@ -211,43 +222,44 @@ def apply_draw(
       draw: G draws.
       images: (B, H, W, C), C = 1 or 3, B divisible by G; uint8, or floating in [0, 1]
         in smooth mode.
-      key: PRNG key.
+      key: PRNG key, or (G,) of one for each draw.
       mode: `"reference"`, equal to Pillow, without derivatives, or `"smooth"`.
+      mesh: devices over which the batch is split into consecutive parts; each changes
+        its own images, which come out as on one device. A batch that does not divide
+        is not split. Copies of a split batch, a draw for each, want no mesh: a part of
+        every draw is at hand.
+      axis_name: the axis of the mesh along which the images are split.
 
     Returns:
       (B, H, W, C) images of the same dtype. Levels outside [0, 1] act as 0 or 1.
 
     Raises:
-      ValueError: the images are not as above.
+      ValueError: the images or the mesh are not as above.
     """
     image_ops.check_images(images, mode, rank=4)
-    branches = [_nothing, *(each.change(mode) for each in draw.table)]
-    batch, (groups, steps) = len(images), draw.operations.shape
-    if batch % groups:
-        raise ValueError(f"{batch} images do not divide into the {groups} draws")
-    size = batch // groups
-    parts = jnp.reshape(images, (groups, size, *images.shape[1:]))
+    branches = [each.change(mode) for each in draw.table]
+    batch, (count, steps) = len(images), draw.operations.shape
+    if batch % count:
+        raise ValueError(f"{batch} images do not divide into the {count} draws")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)  # of jax.random.PRNGKey
-    # Drawn for all at once: inside the loop below a draw costs more than most changes.
-    keys = jax.random.split(key, (groups, steps, size))
+    # Drawn for all at once: inside the loop over groups a draw costs more than most
+    # changes. And before the batch is split, for the same numbers on any mesh.
+    size = batch // count
+    if key.ndim:
+        keys = jax.vmap(lambda one: jax.random.split(one, (steps, size)))(key)
+    else:
+        keys = jax.random.split(key, (count, steps, size))
     flips, inner = jax.vmap(image_ops.coin)(keys.reshape(-1))
-    flips, inner = flips.reshape(keys.shape), inner.reshape(keys.shape)
-    rows = jnp.where(draw.applied, draw.operations + 1, 0)
-    levels = jnp.clip(draw.levels, 0, 1)
-
-    choices = [_batched(branch, size) for branch in branches]
-
-    def step(pixels: jax.Array, part: tuple) -> tuple[jax.Array, None]:
-        row, *numbers = part
-        return jax.lax.switch(row, choices, pixels, *numbers), None
-
-    def each_group(part: tuple) -> jax.Array:
-        pixels, *of_steps = part
-        return jax.lax.scan(step, pixels, tuple(of_steps))[0]
-
-    return jax.lax.map(each_group, (parts, rows, levels, flips, inner)).reshape(
-        images.shape
+    return groups.change(
+        branches,
+        images,
+        jnp.where(draw.applied, draw.operations + 1, 0),
+        jnp.clip(draw.levels, 0, 1),
+        flips.reshape(keys.shape),
+        inner.reshape(keys.shape),
+        mesh=mesh,
+        axis_name=axis_name,
     )
 
 
@@ -258,6 +270,8 @@ def apply(
     *,
     mode: Mode = "reference",
     grouping: int | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
+    axis_name: str = "data",
 ) -> jax.Array:
     """Draws from a policy and applies the draw: see `sample` and `apply_draw`.
 
@@ -267,33 +281,16 @@ def apply(
       images: (B, H, W, C), C = 1 or 3; uint8, or floating in [0, 1] in smooth mode.
       mode: `"reference"` or `"smooth"`.
       grouping: number of draws for the batch; by default one an image on CPU.
+      mesh: devices over which the batch is split; each changes its own images.
+      axis_name: the axis of the mesh along which they are split.
 
     Returns:
       (B, H, W, C) images of the same dtype.
 
     Raises:
-      ValueError: the images or the grouping are not as above.
+      ValueError: the images, the grouping or the mesh are not as above.
     """
     image_ops.check_images(images, mode, rank=4)
     drawing, applying = jax.random.split(key)
     draw = sample(policy, drawing, len(images), grouping=grouping)
-    return apply_draw(draw, images, applying, mode=mode)
-
-
-def _nothing(
-    image: jax.Array, level: jax.Array, flip: jax.Array, key: jax.Array
-) -> jax.Array:
-    return image
-
-
-def _batched(branch: Callable[..., jax.Array], size: int) -> Callable[..., jax.Array]:
-    """A branch over the images of a group, without the cost of `vmap` for one."""
-    if size > 1:
-        return jax.vmap(branch, in_axes=(0, None, 0, 0))
-
-    def alone(
-        images: jax.Array, level: jax.Array, flips: jax.Array, keys: jax.Array
-    ) -> jax.Array:
-        return branch(images[0], level, flips[0], keys[0])[None]
-
-    return alone
+    return apply_draw(draw, images, applying, mode=mode, mesh=mesh, axis_name=axis_name)

@@ -270,7 +270,7 @@ class Program:
             state: Any, well: Any, sums: Any, batch: Batch, roots: Any, n: Any
         ) -> Any:
             self._traces.note(name, {"state": state, "batch": batch})
-            with sharding.gathering(self.mesh, places):
+            with sharding.sharing(self.mesh):
                 return (*every(state, well, sums, batch, roots, n), n + 1)
 
         whole, rows = self._replicated, mesh_lib.split(self.mesh)

@@ -6,7 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, get_abstract_mesh
+from jax.sharding import (
+    AbstractMesh,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    get_abstract_mesh,
+)
 
 from jaxfaces.engine.errors import RunError
 
@@ -84,18 +90,27 @@ def places(
 def gathered(params: Any) -> Any:
     """Parameters whole on every device while a step uses them.
 
-    Without it the compiler is free to gather activations instead. Outside a step of a
-    split state this changes nothing.
+    Without it the compiler is free to gather activations instead. Outside a step on
+    several devices this changes nothing.
     """
-    if get_abstract_mesh().empty:
+    if devices() is None:
         return params
     return jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
+def devices() -> AbstractMesh | None:
+    """The devices that share the batch of the step being traced; None if one has it.
+
+    For functions that split their work themselves, such as `augment.apply`.
+    """
+    mesh = get_abstract_mesh()
+    return mesh if AXIS in mesh.axis_names else None
+
+
 @contextlib.contextmanager
-def gathering(mesh: Mesh, places: Any) -> Iterator[None]:
-    """Lets `gathered` act while a step is traced, if any leaf of its state is split."""
-    if all(place.is_fully_replicated for place in jax.tree.leaves(places)):
+def sharing(mesh: Mesh) -> Iterator[None]:
+    """Lets `devices` tell of a mesh of several while a step is traced."""
+    if mesh.size == 1:
         yield
         return
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 import augment
+from jaxfaces.engine import sharding
 from jaxfaces.engine.config import knob
 from jaxfaces.tasks.image_framing import ImageFraming
 
@@ -124,6 +125,7 @@ class ClassificationAugmentation(ImageFraming):
         crop, flip, jitter, policies, lighting, cutout = jax.random.split(key, 6)
         images = self.before(crop, flip, jitter, images)
         if policy is not None:
-            images = augment.apply(policy, policies, images)
+            mesh = sharding.devices()
+            images = augment.apply(policy, policies, images, mesh=mesh)
         covers = self.policy != "none"
         return self.after(lighting, cutout, images, colours, covers=covers)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +235,21 @@ def test_eight_devices_train_as_one(tmp_path):
     )
     for mine, theirs in zip(one, eight, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("microbatch", [0, pytest.param(8, marks=pytest.mark.slow)])
+def test_no_image_leaves_its_device_to_be_augmented(microbatch):
+    flags = {"policy": "randaugment", "padding": 2, "flip": True}
+    task = tiny(**flags, microbatch=microbatch)
+    parts = assembly.assemble(task, Options(devices=8))
+    tree, phase = parts.template(), parts.timeline.phases[0]
+    step = parts.program.lower(phase, tree, parts.first_batch()).compile()
+    sent = re.findall(
+        r"= (.*) (all-gather|all-to-all|all-reduce|collective-permute)\b",
+        step.as_text(),
+    )
+    assert "all-reduce" in {kind for _, kind in sent}  # the gradient is
+    assert not [what for what, _ in sent if "16,16,3]" in what]
 
 
 def test_batches_are_whole_and_shuffled_anew_every_sweep():
