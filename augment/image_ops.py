@@ -11,6 +11,7 @@ least 3 pixels a side; a batch is `jax.vmap` over images, levels and keys, or a 
 
 import dataclasses
 from collections.abc import Callable
+from numbers import Real
 from typing import Literal, TypeAlias
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 
 from augment import reference_ops as exact
 from augment import smooth_ops as smooth
-from augment.magnitude import Magnitude
+from augment.magnitude import LIMIT, Magnitude
 
 Mode: TypeAlias = Literal["reference", "smooth"]
 Function: TypeAlias = Callable[[jax.Array, Magnitude, jax.Array], jax.Array]
@@ -41,6 +42,10 @@ class Operation:
         `Magnitude.nearest` is the value in float32.
       smooth: the same on floating images, `Magnitude.real` being the differentiable
         value; None for an operation that has the other mode only.
+
+    Raises:
+      ValueError: a value that it can take is not finite or not below 2^15 in size,
+        beyond which the arithmetic of `Magnitude` overflows.
     """
 
     name: str
@@ -49,6 +54,22 @@ class Operation:
     mirror: float | None
     reference: Function
     smooth: Function | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        mirror = 0 if self.mirror is None else self.mirror
+        numbers = all(isinstance(x, Real) for x in (self.low, self.high, mirror))
+        # Written so that NaN is refused too.
+        if not numbers or not all(
+            abs(x) < LIMIT and abs(2 * mirror - x) < LIMIT
+            for x in (self.low, self.high)
+        ):
+            raise ValueError(
+                f"the range of {self.name} must be finite numbers below {LIMIT} in "
+                f"size, mirrored too, got low={self.low!r}, high={self.high!r}, "
+                f"mirror={self.mirror!r}; take a smaller range and scale the value in "
+                "the operation's function"
+            )
 
     def __call__(
         self,
@@ -70,11 +91,16 @@ class Operation:
           (H, W, C) image of the same dtype.
 
         Raises:
-          ValueError: rank, channels, dtype, mode or level are not as above; a level
-            that is traced is not looked at, but held within [0, 1].
+          ValueError: type, rank, channels, dtype, mode or level are not as above; the
+            value of a traced level is not looked at, but held within [0, 1].
         """
         function = self.function(mode)
         check_images(image, mode, rank=3)
+        if np.shape(level):
+            raise ValueError(
+                f"level must be one number, got shape {np.shape(level)}; change a "
+                "batch by jax.vmap over images, levels and keys, or by a policy"
+            )
         check_levels(level)
         held = jnp.clip(jnp.asarray(level, jnp.float32), 0, 1)
         return function(jnp.asarray(image), held, key)
@@ -170,6 +196,11 @@ def operation(name: str) -> Operation:
 
 def check_images(images: jax.Array | np.ndarray, mode: Mode, *, rank: int) -> None:
     """Refuses images that the operations do not take, before anything is traced."""
+    if not isinstance(images, jax.Array | np.ndarray):
+        raise ValueError(
+            f"images must be an array of NumPy or JAX, got {type(images).__name__}; "
+            "take np.asarray(images, np.uint8), or np.float32 in smooth mode"
+        )
     shape, dtype = images.shape, images.dtype
     layout = "(H, W, C)" if rank == 3 else "(B, H, W, C)"
     if len(shape) != rank or shape[-1] not in (1, 3) or min(shape[-3:-1]) < 3:

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from augment import fixed_point
 
+# Values from here on overflow the int32 of positions with 16 bits after the point.
+LIMIT = 1 << 15
+
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude:
@@ -39,7 +42,7 @@ class Magnitude:
 
     @property
     def fixed(self) -> fixed_point.Fixed:
-        """The value to 2^-44, carried; a wider range than 2^18 overflows."""
+        """The value to 2^-44, carried; values are to lie below `LIMIT`."""
         steps = fixed_point.constant(self.high - self.low)
         value = fixed_point.multiply(self._digits, steps)
         value = fixed_point.add(value, fixed_point.constant(self.low))

@@ -89,7 +89,8 @@ def mixup(
       (B, H, W, C) images and (B, K) labels.
 
     Raises:
-      ValueError: `alpha` is not positive, or labels are not floating rows.
+      ValueError: `alpha` is not positive, images are not floating, or labels are not
+        floating rows.
 
     Source: Zhang et al. 2018 (mixup).
     Differs: from the official code, which draws one λ for a batch.
@@ -137,7 +138,8 @@ def cutmix(
       (B, H, W, C) images and (B, K) labels.
 
     Raises:
-      ValueError: `alpha` is not positive, or labels are not floating rows.
+      ValueError: `alpha` is not positive, images are not floating, or labels are not
+        floating rows.
 
     Source: Yun et al. 2019 (CutMix).
     Differs: from the official code, which draws one box for a batch.
@@ -161,12 +163,15 @@ def _pairs(
     chex.assert_rank(images, 4)
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
-    for what, array, rank in (("images", images, 4), ("labels", labels, 2)):
-        if array.ndim != rank or not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(
-                f"{what} must be floating and of rank {rank}, got {array.dtype} of "
-                f"shape {array.shape}; make class ids one-hot first"
-            )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floating, got {images.dtype}; divide by 255 first"
+        )
+    if labels.ndim != 2 or not jnp.issubdtype(labels.dtype, jnp.floating):
+        raise ValueError(
+            f"labels must be floating and of rank 2, got {labels.dtype} of shape "
+            f"{labels.shape}; make class ids one-hot first"
+        )
     chex.assert_shape(labels, (images.shape[0], None))
     ordering, sharing = jax.random.split(key)
     partner = jax.random.permutation(ordering, images.shape[0])

@@ -169,7 +169,10 @@ def shuffled_plan(
     if examples < 1:
         raise ValueError("cannot shuffle a stream without examples")
     if drop_last and examples < batch_size:
-        raise ValueError(f"--batch_size={batch_size} is more than {examples} images")
+        raise ValueError(
+            f"--batch_size={batch_size} is more than {examples} images: batches are "
+            f"whole, so give at most {examples}"
+        )
     whole = examples // batch_size if drop_last else None
     return functools.partial(_shuffled, examples, batch_size, seed, whole)
 

@@ -59,18 +59,33 @@ class ImageFraming:
         if 0 < image_size < self.crop_size:
             raise ValueError(
                 f"--crop_size={self.crop_size} is larger than --image_size={image_size}"
+                ": lower the one or raise the other"
             )
 
     def check(self, shape: tuple[int, ...], policy: bool) -> None:
         """Raises ValueError for images (H, W, C) that it, or a policy, cannot take."""
         height, width, channels = shape
-        if self.crop_size > min(height, width):
+        smaller = min(height, width)
+        if self.crop_size > smaller:
             raise ValueError(
                 f"--crop_size={self.crop_size} is larger than the images, which are "
-                f"{width} x {height}"
+                f"{width} x {height}: give at most {smaller}, or read larger images by "
+                "--image_size"
+            )
+        if self.padding >= smaller:
+            raise ValueError(
+                f"--padding={self.padding} shifts whole images away, which are "
+                f"{width} x {height}: give less than {smaller}"
             )
         if channels != 3 and (self.jitter or self.lighting):
             raise ValueError("--jitter and --lighting take images in colour")
+        side = self.crop_size or smaller
+        if policy and side < 3:
+            flag = "crop_size" if self.crop_size else "image_size"
+            raise ValueError(
+                f"a policy takes images of 3 pixels or more a side, these have {side}: "
+                f"give --{flag}=3 or more"
+            )
         if channels not in (1, 3) and policy:
             raise ValueError(
                 f"a policy takes images of 1 or 3 channels, these have {channels}; "

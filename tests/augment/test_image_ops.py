@@ -117,21 +117,25 @@ def test_golden_pictures_are_those_of_the_table():
     ]
 
 
+@pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_values(name):
-    keys = jax.random.split(jax.random.key(3), 200)
-    plain = np.flatnonzero(~np.asarray(coins(keys, 32, 32)[0]))[0]
-    images = np.repeat(golden_pictures(), 100, axis=0)
-    levels = np.full(200, 0.8, np.float32)
-    results = run(NAMES.index(name), images, levels, keys[jnp.full(200, plain)])
+def test_golden_values(name, x64):
+    with jax.enable_x64(x64):
+        keys = jax.random.split(jax.random.key(3), 200)
+        plain = np.flatnonzero(~np.asarray(coins(keys, 32, 32)[0]))[0]
+        images = np.repeat(golden_pictures(), 100, axis=0)
+        levels = np.full(200, 0.8, np.float32)
+        results = run(NAMES.index(name), images, levels, keys[jnp.full(200, plain)])
     assert (digest(results[0]), digest(results[100])) == GOLDEN[name]
 
 
-def test_golden_values_of_cutout():
-    v = Magnitude(jnp.float32(0.8), 0, 0.2, jnp.bool_(False))
-    centre = jnp.array([10.7, 20.2])
-    cut = jax.jit(lambda image: reference_ops.cutout_at(image, v, centre, side=32))
-    results = [digest(cut(image)) for image in golden_pictures()]
+@pytest.mark.parametrize("x64", [False, True])
+def test_golden_values_of_cutout(x64):
+    with jax.enable_x64(x64):
+        v = Magnitude(jnp.float32(0.8), 0, 0.2, jnp.bool_(False))
+        centre = jnp.array([10.7, 20.2], jnp.float32)
+        cut = jax.jit(lambda image: reference_ops.cutout_at(image, v, centre, side=32))
+        results = [digest(cut(image)) for image in golden_pictures()]
     assert results == ["ca48927c5b1c", "8de5e2ffb70f"]
 
 
@@ -189,6 +193,55 @@ def test_smooth_warps_agree_with_pillow_where_the_picture_is_smooth(name):
     apart = np.abs(np.asarray(exact) - 255 * np.asarray(soft))[4:-4, 4:-4]
     assert inside.mean() > 0.5
     assert apart[inside].max() <= 2.5 + 0.1  # half a pixel of the ramp
+
+
+def smooth_and_drawn(name, images, levels):
+    """Smooth results in 0 … 255, and the value and the centre of each."""
+    each = image_ops.operation(name)
+    keys = jax.random.split(jax.random.key(3), len(images))
+    flips, centres = map(np.asarray, coins(keys, *images.shape[1:3]))
+    change = jax.jit(jax.vmap(each.function("smooth")))
+    results = 255 * np.asarray(change(images / np.float32(255), levels, keys))
+    return results, [value(each, *drawn) for drawn in zip(levels, flips)], centres
+
+
+@pytest.mark.parametrize(
+    "name", ["TranslateX", "TranslateY", "TranslateXAbs", "TranslateYAbs"]
+)
+def test_smooth_shifts_by_whole_pixels_are_those_of_pillow(name):
+    bins = 10 if name.endswith("Abs") else 18  # v, 20 v and 40 v are whole at each
+    levels = (np.arange(bins + 1) / bins).astype(np.float32)
+    images = pictures(len(levels), 20, 40, 3)
+    results, values, _ = smooth_and_drawn(name, images, levels)
+    assert len({round(v, 3) for v in values}) > bins // 2
+    for image, v, result in zip(images, values, results):
+        np.testing.assert_allclose(result, pillow(name, image, v), atol=0.01)
+
+
+def covered(first, size, length):
+    """Share of each of `length` pixels in a row that lies in first … first + size."""
+    shares = []
+    for pixel in range(length):
+        end = min(pixel + 1, first + size)
+        shares.append(min(max(end - max(pixel, first), 0), 1))
+    return np.array(shares)
+
+
+@pytest.mark.parametrize("name", ["Cutout", "CutoutAbs"])
+def test_smooth_cutouts_cover_their_square_and_pillows_those_pixels(name):
+    levels = np.random.default_rng(0).uniform(0.05, 1, 40).astype(np.float32)
+    images = pictures(40, 24, 41, 3)
+    results, values, centres = smooth_and_drawn(name, images, levels)
+    for image, v, (x, y), result in zip(images, values, centres.astype(float), results):
+        size = 41 * v if name == "Cutout" else v
+        down = covered(max(y - size / 2, 0), size, 24)
+        across = covered(max(x - size / 2, 0), size, 41)
+        share = np.outer(down, across)[..., None]
+        wanted = image + share * (np.array([125, 123, 114]) - image)
+        np.testing.assert_allclose(result, wanted, atol=0.01)
+        # Pillow takes pixels whole: those covered whole, and of the others only some.
+        black = pillow(name, np.zeros_like(image), v, (x, y)) == 0
+        assert not black[(share == 1)[..., 0]].any() and black[share[..., 0] == 0].all()
 
 
 @pytest.mark.parametrize(
@@ -295,11 +348,43 @@ IMAGE = np.zeros((4, 4, 3), np.uint8)
         (IMAGE, 1.5, "reference", r"levels must lie in \[0, 1\], got 1.5 to 1.5"),
         (IMAGE, float("nan"), "reference", r"levels must lie in \[0, 1\]"),
         (IMAGE, 0.5, "exact", "mode must be 'reference' or 'smooth', got 'exact'"),
+        (IMAGE.tolist(), 0.5, "reference", "an array .* got list; take np.asarray"),
+        (IMAGE, [0.5, 0.5], "reference", r"one number, got shape \(2,\); .* jax.vmap"),
+        (IMAGE, jnp.ones(2), "reference", r"one number, got shape \(2,\); .* jax.vmap"),
     ],
 )
 def test_bad_input_is_refused(image, level, mode, complaint):
     with pytest.raises(ValueError, match=complaint):
         image_ops.operation("Invert")(image, level, jax.random.key(0), mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "mirror", "got"),
+    [
+        (0, 1e6, None, "low=0, high=1000000.0"),
+        (-40_000, 0, None, "low=-40000"),
+        (0, 20_000, 20_000, "high=20000, mirror=20000"),
+        (0, float("inf"), None, "high=inf"),
+        (float("nan"), 1, None, "low=nan"),
+        (0, 1, float("nan"), "mirror=nan"),
+        ("0", 1, None, "low='0'"),
+    ],
+)
+def test_a_range_that_overflows_is_refused(low, high, mirror, got):
+    with pytest.raises(ValueError, match=f"range of Mine must be finite.*{got}.*scale"):
+        image_ops.Operation("Mine", low, high, mirror, reference_ops.identity)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 32_767), (32_767, -32_767)])
+def test_strengths_of_the_widest_range_are_right(low, high):
+    image_ops.Operation("Mine", low, high, 0, reference_ops.identity)
+    for level in (0, 0.25, 0.9, 1):
+        for flip in (False, True):
+            v = Magnitude(jnp.float32(level), low, high, jnp.bool_(flip))
+            wanted = low + float(np.float32(level)) * (high - low)
+            wanted = -wanted if flip else wanted
+            np.testing.assert_allclose(v.nearest, wanted, rtol=2e-7)
+            assert v.fixed[0] == np.floor(wanted + 2**-40)
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():

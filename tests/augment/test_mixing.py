@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from augment import mixing
 
@@ -65,6 +66,43 @@ def test_cutmix_pastes_one_box():
             assert box == len(down)
 
 
+def shares_of_pixels(side, length):
+    """How often each of `length` pixels lies in a stretch about a uniform centre."""
+    hits = np.zeros(length)
+    for centre in range(length):
+        start = centre - side // 2
+        for pixel in range(max(start, 0), min(start + side, length)):
+            hits[pixel] += 1 / length
+    return hits
+
+
+@pytest.mark.parametrize("alpha", [1.0, 500.0])
+def test_boxes_of_cutmix_have_the_area_1_minus_lambda_and_lie_anywhere(alpha):
+    count, height, width = 9600, 10, 16
+    owners = jnp.arange(count, dtype=jnp.float32)[:, None, None, None]
+    owners = jnp.broadcast_to(owners, (count, height, width, 1))
+    images, _ = CUTMIX(KEY, owners, jnp.ones((count, 1)), alpha=alpha)
+    pasted = np.asarray(images != owners)[..., 0].mean(0)
+    wanted = np.zeros((height, width))
+    lambdas = scipy.stats.beta.ppf((np.arange(200) + 0.5) / 200, alpha, alpha)
+    for side in np.sqrt(1 - lambdas):
+        down = shares_of_pixels(int(side * height), height)
+        wanted += np.outer(down, shares_of_pixels(int(side * width), width)) / 200
+    assert abs(pasted.mean() - wanted.mean()) < 0.01
+    np.testing.assert_allclose(pasted, wanted, atol=0.025)
+
+
+def test_centres_of_cutouts_are_uniform():
+    height, width, count = 6, 9, 10_800
+    images = jnp.ones((count, height, width, 1))
+    cut = jax.jit(mixing.random_cutout, static_argnames="size")(KEY, images, size=1)
+    _, rows, columns, _ = np.nonzero(np.asarray(cut) == 0)
+    assert len(rows) == count  # the one pixel of each is its centre
+    found = np.bincount(rows * width + columns, minlength=height * width)
+    expected = count / (height * width)  # 200
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected))
+
+
 def test_cutout_covers_one_square_cut_off_at_the_border():
     images = jnp.ones((400, SIDE, SIDE, 3))
     cut = jax.jit(mixing.random_cutout, static_argnames="size")(KEY, images, size=4)
@@ -91,7 +129,14 @@ def test_padded_crops_are_shifts_of_every_size():
         (lambda: mixing.mixup(KEY, IMAGES, LABELS, alpha=0), "alpha must be positive"),
         (lambda: mixing.cutmix(KEY, IMAGES, LABELS, alpha=-1), "alpha must be posit"),
         (lambda: mixing.mixup(KEY, IMAGES, jnp.arange(COUNT)), "make class ids one-h"),
-        (lambda: mixing.cutmix(KEY, IMAGES.astype("u1"), LABELS), "images must be fl"),
+        (
+            lambda: mixing.cutmix(KEY, IMAGES.astype("u1"), LABELS),
+            "images must be floating, got uint8; divide by 255 first",
+        ),
+        (
+            lambda: mixing.mixup(KEY, IMAGES.astype("u1"), LABELS),
+            "images must be floating, got uint8; divide by 255 first",
+        ),
         (lambda: mixing.random_cutout(KEY, IMAGES, size=-1), "size must be a number"),
         (lambda: mixing.random_cutout(KEY, IMAGES, size=0.25), "number of pixels"),
         (lambda: mixing.padded_crop(KEY, IMAGES, padding=-1), "padding must be at"),

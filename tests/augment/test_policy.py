@@ -307,6 +307,14 @@ def spoilt(change):
             "range of Rotate must be finite",
         ),
         (
+            spoilt(lambda t: t["operations"]["Rotate"].update(high=1e6)),
+            "range of Rotate must be finite .* below 32768",
+        ),
+        (
+            spoilt(lambda t: t["sub_policies"][1]["steps"][0].update(level=True)),
+            r"1 must be a list of \(operation, probability, level\), has .*True",
+        ),
+        (
             spoilt(lambda t: t["sub_policies"][0].update(logit=float("nan"))),
             "logits must be finite",
         ),
@@ -331,13 +339,28 @@ def test_a_spoilt_file_is_refused_by_name(tmp_path, spoil, complaint):
         ),
         (lambda: policy.make_policy([("Invert", 1, 0)]), "0 must be a list of"),
         (lambda: policy.make_policy([[("Invert", 1, "0")]]), "0 must be a list of"),
+        (lambda: policy.make_policy([[("Invert", 1, True)]]), "0 must be a list of"),
+        (lambda: policy.make_policy([[("Invert", False, 0)]]), "0 must be a list of"),
         (lambda: policy.make_policy([[("Swirl", 1, 0)]]), "unknown operation 'Swirl'"),
         (lambda: policy.make_policy([[("Invert", 2, 0)]]), "probability of Invert"),
         (lambda: policy.make_policy([[("Invert", 1, -1)]]), "level of Invert"),
         (
             lambda: policy.make_policy([[("Invert", 1, 0)]], weights=[0]),
-            "1 positive numbers",
+            "1 finite numbers > 0, got",
         ),
+        (
+            lambda: policy.make_policy(
+                [[("Invert", 1, 0)]] * 2, weights=[1, float("inf")]
+            ),
+            r"2 finite numbers > 0, got \[1, inf\]",
+        ),
+        (
+            lambda: policy.make_policy(
+                [[("Invert", 1, 0)]] * 2, weights=[float("nan"), 1]
+            ),
+            r"2 finite numbers > 0, got \[nan, 1\]",
+        ),
+        (lambda: policy.apply(PAIRS, KEY, noise(2).tolist()), "an array .* got list"),
         (
             lambda: policy.make_policy(
                 [[("Invert", 1, 0)]], table=image_ops.OPERATIONS * 2

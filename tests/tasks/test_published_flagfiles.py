@@ -15,6 +15,43 @@ def read(name):
     return commandline.parse(words, {"options": Options()})[1]
 
 
+# Of the release: network, data set, split to train on.
+MODELS = {
+    "cifar10": ("wrn_40_2", "cifar10", "train"),
+    "cifar10_wrn_28_10": ("wrn_28_10", "cifar10", "train"),
+    "cifar10_shake_shake": ("shake_shake_96", "cifar10", "train"),
+    "cifar10_pyramidnet": ("pyramidnet_272_200", "cifar10", "train"),
+    "cifar100": ("wrn_40_2", "cifar100", "train"),
+    "cifar100_shake_shake": ("shake_shake_96", "cifar100", "train"),
+    "cifar100_pyramidnet": ("pyramidnet_272_200", "cifar100", "train"),
+    "svhn": ("wrn_28_10", "svhn_cropped", "train+extra"),
+    "imagenet": ("resnet50", "imagenet2012", "train"),
+}
+# Of the reduced sets of the searches; SVHN's has no extra images.
+REDUCED = MODELS | {"svhn": ("wrn_28_10", "svhn_cropped", "train")}
+# idx120 of kakaobrain/fast-autoaugment and of the release, FastAutoAugment/data.py.
+CLASSES = """
+    16 23 52 57 76 93 95 96 99 121 122 128 148 172 181 189 202 210 232 238 257 258
+    259 277 283 289 295 304 307 318 322 331 337 338 345 350 361 375 376 381 388 399
+    401 408 424 431 432 440 447 462 464 472 483 497 506 512 530 541 553 554 557 564
+    570 584 612 614 619 626 631 632 650 657 658 660 674 675 680 682 691 695 699 711
+    734 736 741 754 757 764 769 770 780 781 787 797 799 811 822 829 830 835 837 842
+    843 845 873 883 897 900 902 905 913 920 925 937 938 940 941 944 949 959
+"""
+
+
+def assert_framed_as_released(framing, dataset):
+    """The release crops, flips and colours CIFAR and SVHN alike, ImageNet otherwise."""
+    colours = framing.jitter, framing.lighting
+    crop = framing.padding, framing.crop, framing.crop_size
+    assert framing.flip
+    if dataset == "imagenet2012":
+        assert (colours, crop) == ((0.4, 0.1), (0, "resized", 224))
+        assert framing.crop_area == 0.08
+    else:
+        assert (colours, crop) == ((0, 0), (4, "random", 0))
+
+
 # Of the release: training images, batch, epochs, those of the warm-up, rate at its
 # start and end, weight decay, pixels of cutout.
 TRAININGS = {
@@ -49,11 +86,15 @@ def test_trainings(name):
         assert rates == pytest.approx([0.4, 0.04, 4e-3, 4e-4], rel=1e-5)
     else:
         assert float(rate(task.steps)) == pytest.approx(0, abs=1e-7)
-        assert task.augmentation.padding == 4
     side = task.augmentation.crop_size or 32
     assert round(task.augmentation.cutout * side) == pixels
-    assert task.augmentation.flip
     assert not task.data.validation_fraction
+    network, dataset, split = MODELS[name]
+    assert (task.network.network, task.data.dataset) == (network, dataset)
+    assert task.data.train_split == split
+    assert (task.augmentation.policy, task.mixup, task.cutmix) == ("dada", 0, 0)
+    assert task.data.only_classes == ()
+    assert_framed_as_released(task.augmentation, dataset)
 
 
 # Of the release: images in half of the reduced set, batch, rate at the start and the
@@ -80,10 +121,19 @@ def test_searches_and_trainings_on_the_same_images(kind, name):
     if name != "imagenet":
         assert task.data.train_images == 2 * images
     else:
-        assert (task.data.train_images, len(task.data.only_classes)) == (50_000, 120)
+        assert task.data.train_images == 50_000
+    network, dataset, split = REDUCED[name]
+    assert (task.network.network, task.data.dataset) == (network, dataset)
+    assert task.data.train_split == split
+    classes = tuple(map(int, CLASSES.split())) if name == "imagenet" else ()
+    assert task.data.only_classes == classes
     if kind.startswith("policy"):
         assert task.search.policy_lr == 0.005
         assert task.search.temperature_at(0, task.steps) == 0.5
         assert len(task.search.first_policy().logits) == 105
         side = task.framing.crop_size or 32
         assert round(task.framing.cutout * side) == 16
+        assert_framed_as_released(task.framing, dataset)
+    else:
+        assert task.augmentation.policy == "dada"
+        assert_framed_as_released(task.augmentation, dataset)
