@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 
 from augment import image_ops
 
+TABLE = (*image_ops.OPERATIONS, *image_ops.EXTRA_OPERATIONS)
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SIDE, GAP, NAME = 64, 6, 92  # pixels of a picture, between pictures, of a name
-KEY = 2  # keeps the sign of the operations whose sign is random
+KEY = 50  # keeps the random signs, cuts out of the disc, where grey shows
 COLUMNS = 2  # of operations
 
 
@@ -35,7 +36,7 @@ def generated_picture(side: int = SIDE) -> np.ndarray:
 
 
 def contact_sheet(picture: np.ndarray) -> Image.Image:
-    """All operations of the table, a row each, at the levels 0 to 1.
+    """All operations, a row each, at the levels 0 to 1.
 
     Args:
       picture: (H, W, C) uint8.
@@ -43,7 +44,7 @@ def contact_sheet(picture: np.ndarray) -> Image.Image:
     Returns:
       The sheet.
     """
-    table, height = image_ops.OPERATIONS, picture.shape[0] + GAP
+    table, height = TABLE, picture.shape[0] + GAP
     block = NAME + len(LEVELS) * (picture.shape[1] + GAP)
     rows = -(-len(table) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * block + GAP, 20 + rows * height), "white")
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _at_levels(picture: np.ndarray) -> np.ndarray:
     """(operations, levels, H, W, C) uint8."""
-    functions = [each.function("reference") for each in image_ops.OPERATIONS]
+    functions = [each.function("reference") for each in TABLE]
 
     @jax.jit
     def run(index: jax.Array, level: jax.Array) -> jax.Array:

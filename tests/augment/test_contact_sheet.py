@@ -16,4 +16,13 @@ def test_the_command_writes_a_sheet_of_every_operation(tmp_path, monkeypatch):
     # A shear at level 0.5 is none.
     assert np.array_equal(sheet[top : top + side, left : left + side], picture)
     rows = (sheet[:, left : left + side] != 255).any((1, 2))
-    assert rows.sum() >= 8 * side
+    assert rows.sum() >= len(contact_sheet.TABLE) / 2 * side
+
+
+def test_cut_outs_stand_out():
+    picture = contact_sheet.generated_picture().astype(int)
+    names = [each.name for each in contact_sheet.TABLE]
+    for results, name in zip(contact_sheet._at_levels(picture.astype(np.uint8)), names):
+        if name in ("Cutout", "CutoutAbs"):
+            change = np.abs(results[-1] - picture).max(-1)
+            assert (change > 40).sum() > 100, name

@@ -1,8 +1,10 @@
 """Policies on NumPy examples: alone, in grain, in threads."""
 
 import concurrent.futures
+import pickle
 
 import grain
+import jax
 import numpy as np
 import pytest
 
@@ -46,6 +48,25 @@ def test_a_grain_dataset_maps_it():
     first, second = ([e["image"] for e in mapped] for _ in range(2))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, IMAGES)
+
+
+def test_a_call_fetches_nothing_from_the_device_that_made_the_policy():
+    other = jax.devices()[1]  # stands for an accelerator
+    with jax.default_device(other):
+        made = jax.device_put(POLICY, other)
+        first = augment.HostPolicy(made)
+        for change in (first, pickle.loads(pickle.dumps(first))):
+            leaves = jax.tree.leaves(change.policy)
+            assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
+            with jax.transfer_guard_device_to_device("disallow_explicit"):
+                change({"image": IMAGES[0]}, np.random.default_rng(0))
+    assert {leaf.device for leaf in jax.tree.leaves(made)} == {other}
+
+
+def test_a_grain_dataset_maps_its_batches():
+    data = grain.MapDataset.source([{"image": each} for each in IMAGES]).batch(5)
+    mapped = data.seed(3).random_map(augment.HostPolicy(POLICY))
+    assert [e["image"].shape for e in mapped] == 4 * [(5, 6, 6, 3)]
 
 
 def test_threads_share_it():

@@ -5,9 +5,9 @@ python tests/benchmarks/augmentation.py [--out docs/results/bench_augmentation.j
 
 All run in one process, on as many cores as asked for, taking turns. Ours takes a batch
 of uint8 images, each with a level and a key of its own; Pillow takes one image after
-another, from array to array; kornia takes the batch as float32 tensors, albumentations
-one image after another, where they are installed. Pillow's results are compared with
-ours first. Compilation is not timed, but reported.
+another, from array to array; the other peers, where they are installed, are described
+in augmentation_peers.py. Pillow's results are compared with ours first. Compilation is
+not timed, but reported. `HostPolicy` takes NumPy images, one or 64 a call.
 """
 
 import argparse
@@ -22,9 +22,11 @@ from pathlib import Path
 
 import machine
 import numpy as np
+from augmentation_peers import peers, torchvision_transforms
 
 sys.path.append(str(Path(__file__).parents[1] / "augment"))
 
+HOST_BATCH = 64  # images a call of `HostPolicy`
 TURN = 0.2  # seconds of a turn, so that short runs are repeated inside it
 
 
@@ -47,9 +49,10 @@ def main() -> None:
                 row = compare(name, runs, images, args.repeats)
                 results.append(row)
                 print(json.dumps(row), flush=True)
-    packages = ("jax", "jaxlib", "pillow", "kornia", "torch", "albumentations")
+    packages = ("jax", "jaxlib", "pillow", "kornia", "torch", "torchvision")
     report = {
-        **machine.heading(*packages, used_cores=args.cores),
+        **machine.heading(*packages, "albumentations", used_cores=args.cores),
+        "torchvision": torchvision_transforms()[1],
         "batch": args.batch,
         "repeats": args.repeats,
         "results": results,
@@ -98,7 +101,26 @@ def contenders(images: np.ndarray) -> dict[str, dict[str, Callable]]:
             "pillow": functools.partial(policy_by_pillow, policy, images),
             **peers(name, images),
         }
+    for name in ("AutoAugment", "TrivialAugment"):
+        change = augment.HostPolicy(policies[name])
+        for count, form in (
+            (1, "an image a call"),
+            (HOST_BATCH, f"{HOST_BATCH} a call"),
+        ):
+            tasks[f"HostPolicy {name}, {form}"] = {
+                "ours": functools.partial(by_host, change, images, count),
+                "pillow": functools.partial(policy_by_pillow, policies[name], images),
+            }
     return tasks
+
+
+def by_host(change: Callable, images: np.ndarray, count: int) -> np.ndarray:
+    """NumPy images in calls of `count`, as a loader's `map` before or after `batch`."""
+    rng = np.random.default_rng(0)
+    parts = [images[i : i + count] for i in range(0, len(images), count)]
+    if count == 1:
+        parts = [each[0] for each in parts]
+    return np.stack([change({"image": each}, rng)["image"] for each in parts])
 
 
 def finished(run: Callable, *args, **kwargs):
@@ -160,73 +182,6 @@ def policy_by_pillow(policy, images: np.ndarray) -> np.ndarray:
     return np.stack(results)
 
 
-def peers(name: str, images: np.ndarray) -> dict[str, Callable]:
-    """Peers that are installed and have an operation or policy of this kind."""
-    return {**kornia_peer(name, images), **albumentations_peer(name, images)}
-
-
-def kornia_peer(name: str, images: np.ndarray) -> dict[str, Callable]:
-    try:
-        import kornia.augmentation as K
-        import torch
-        from kornia.augmentation import auto
-    except ImportError:
-        return {}
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    made: dict[str, Callable] = {
-        "ShearX": lambda: K.RandomShear((-17.0, 17.0), p=1.0),
-        "TranslateX": lambda: K.RandomTranslate((-0.45, 0.45), p=1.0),
-        "Rotate": lambda: K.RandomRotation(30.0, p=1.0),
-        "AutoContrast": lambda: K.RandomAutoContrast(p=1.0),
-        "Invert": lambda: K.RandomInvert(p=1.0),
-        "Equalize": lambda: K.RandomEqualize(p=1.0),
-        "Solarize": lambda: K.RandomSolarize(p=1.0),
-        "Posterize": lambda: K.RandomPosterize((4.0, 8.0), p=1.0),
-        "Contrast": lambda: K.RandomContrast((0.1, 1.9), p=1.0),
-        "Color": lambda: K.RandomSaturation((0.1, 1.9), p=1.0),
-        "Brightness": lambda: K.RandomBrightness((0.1, 1.9), p=1.0),
-        "Sharpness": lambda: K.RandomSharpness((0.1, 1.9), p=1.0),
-        "Cutout": lambda: K.RandomErasing((0.01, 0.04), p=1.0),
-        "AutoAugment": lambda: auto.AutoAugment("cifar10"),
-        "RandAugment": lambda: auto.RandAugment(2, 9),
-        "TrivialAugment": lambda: auto.TrivialAugment(),
-    }
-    if name not in made:
-        return {}
-    change = made[name]()
-    batch = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
-
-    def run():
-        with torch.inference_mode():
-            return change(batch)
-
-    return {"kornia": run}
-
-
-def albumentations_peer(name: str, images: np.ndarray) -> dict[str, Callable]:
-    try:
-        import albumentations as A
-    except ImportError:
-        return {}
-    made: dict[str, Callable] = {
-        "ShearX": lambda: A.Affine(shear={"x": (-17, 17), "y": 0}, p=1),
-        "TranslateX": lambda: A.Affine(translate_percent={"x": (-0.45, 0.45)}, p=1),
-        "Rotate": lambda: A.Rotate(30, p=1),
-        "AutoContrast": lambda: A.AutoContrast(p=1),
-        "Invert": lambda: A.InvertImg(p=1),
-        "Equalize": lambda: A.Equalize(p=1),
-        "Solarize": lambda: A.Solarize(p=1),
-        "Posterize": lambda: A.Posterize(p=1),
-        "Color": lambda: A.ColorJitter(0, 0, (0.1, 1.9), 0, p=1),
-        "Sharpness": lambda: A.Sharpen(p=1),
-        "Cutout": lambda: A.CoarseDropout(p=1),
-    }
-    if name not in made:
-        return {}
-    change = made[name]()
-    return {"albumentations": lambda: [change(image=each)["image"] for each in images]}
-
-
 def compare(
     name: str, runs: dict[str, Callable], images: np.ndarray, repeats: int
 ) -> dict:
@@ -235,7 +190,8 @@ def compare(
     ours = np.asarray(runs["ours"]())
     compiled = time.perf_counter() - start
     theirs = runs["pillow"]()
-    same = bool(np.array_equal(ours, theirs)) if "ours, 16 draws" not in runs else None
+    drawn = "ours, 16 draws" in runs or name.startswith("HostPolicy")
+    same = None if drawn else bool(np.array_equal(ours, theirs))
     rates: dict[str, list[float]] = {library: [] for library in runs}
     for repeat in range(repeats + 1):
         for library, run in runs.items():
