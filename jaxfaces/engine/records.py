@@ -102,6 +102,7 @@ class Records:
         summary = report.summarize(
             self.parts, self.meta, test, tree["health"], self._left_out
         )
+        summary |= {"remarks": self._remarks(tree["state"])}
         if self._writes:
             report.draw(self.folder.figures, {}, self.log.records())
             report.write(self.folder.summary, summary)
@@ -144,15 +145,21 @@ class Records:
             for name, text in found.items() if self._writes else ():
                 write_text(self.folder.text(name, seed), text)
 
-    def _remarks(self, state: Any) -> None:
-        """Warns of what the task notices about any seed, of each thing once."""
+    def _remarks(self, state: Any) -> list[str]:
+        """What the task notices about any seed; warns of each thing once."""
         if not hasattr(self.parts.task, "remarks"):
-            return
-        for seed in range(self._program.seeds):
-            for line in self.parts.task.remarks(self._program.state_of(state, seed)):
-                if line not in self._said:
-                    self.warn(line)
-                self._said.add(line)
+            return []
+        made = [
+            line
+            for seed in range(self._program.seeds)
+            for line in self.parts.task.remarks(self._program.state_of(state, seed))
+        ]
+        found = list(dict.fromkeys(made))
+        for line in found:
+            if line not in self._said:
+                self.warn(line)
+        self._said.update(found)
+        return found
 
     def _examine(self, state: Any, streams: Mapping) -> evaluation.Examination:
         return evaluation.Examination(self._program, state, streams, self._options)

@@ -73,8 +73,10 @@ def test_every_seed_has_texts_of_its_own(tmp_path):
 
 
 def test_remarks_are_made_once_whatever_the_evaluations_and_seeds(tmp_path, capsys):
-    run(contract_tasks.Bilevel(), tmp_path, parallel_seeds=2, eval_every=2, quiet=False)
-    assert capsys.readouterr().out.count("warning: the policy is about") == 1
+    task, words = contract_tasks.Bilevel(), "the policy is about"
+    summary = run(task, tmp_path, parallel_seeds=2, eval_every=2, quiet=False)
+    assert capsys.readouterr().out.count(f"warning: {words}") == 1
+    assert summary["remarks"] == [words]
 
 
 def test_training_learns(tmp_path):
