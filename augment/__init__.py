@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from augment.image_ops import Operation as Operation
     from augment.image_ops import operation as operation
     from augment.level_gradients import straight_through as straight_through
+    from augment.level_gradients import with_derivatives_of as with_derivatives_of
     from augment.meta_gradients import MetaStep as MetaStep
     from augment.meta_gradients import linear_step_value as linear_step_value
     from augment.meta_gradients import one_step_meta_gradient as one_step_meta_gradient
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from augment.policy_gradients import official_gradient as official_gradient
     from augment.policy_gradients import policy_draws as policy_draws
     from augment.policy_gradients import reinforce_gradient as reinforce_gradient
+    from augment.policy_gradients import step_baseline as step_baseline
     from augment.relax import RelaxGradient as RelaxGradient
     from augment.relax import relax_gradient as relax_gradient
     from augment.relaxations import gumbel_softmax as gumbel_softmax
@@ -125,9 +127,11 @@ _MODULES = {
     "resized_crop": "geometric",
     "sample": "policy",
     "save_policy": "policy_files",
+    "step_baseline": "policy_gradients",
     "straight_through": "level_gradients",
     "trivial_augment": "policies",
     "unsearched_policy": "policies",
+    "with_derivatives_of": "level_gradients",
 }
 
 __all__ = sorted(_MODULES)

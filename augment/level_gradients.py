@@ -45,3 +45,26 @@ def straight_through(
     moving = jnp.where(applied, levels - jax.lax.stop_gradient(levels), 0)
     zeros = jnp.repeat(moving.sum(1), batch // groups).astype(images.dtype)
     return images + jnp.expand_dims(zeros, tuple(range(1, images.ndim)))
+
+
+def with_derivatives_of(images: jax.Array, smooth: jax.Array) -> jax.Array:
+    """Images as they are, with the derivatives of others.
+
+    Where `smooth` are the same images by the smooth operations, that is how much each
+    pixel really changes with a level: what `straight_through` stands in for.
+
+    Args:
+      images: (B, ...) floating batch.
+      smooth: (B, ...) finite, differentiable.
+
+    Returns:
+      (B, ...) the values of `images`.
+
+    Raises:
+      ValueError: shapes disagree.
+    """
+    if images.shape != smooth.shape:
+        raise ValueError(
+            f"both must have one shape, got {images.shape} and {smooth.shape}"
+        )
+    return jax.lax.stop_gradient(images) + (smooth - jax.lax.stop_gradient(smooth))

@@ -140,22 +140,28 @@ def unsearched_policy(
     return make_policy(list(itertools.combinations(steps, 2)), table=tuple(table))
 
 
-def random_policy(key: jax.Array, *, count: int = 25) -> Policy:
+def random_policy(
+    key: jax.Array,
+    *,
+    count: int = 25,
+    table: Sequence[Operation] = OPERATIONS,
+) -> Policy:
     """Different pairs drawn at random, probabilities and levels uniform in [0, 1].
 
     It is what `best_sub_policies` of a search is to be compared with.
 
     Args:
       key: PRNG key.
-      count: pairs to draw, 1 to 105.
+      count: pairs to draw, 1 to their number.
+      table: the operations, two or more.
 
     Returns:
       The policy, its pairs equally likely.
 
     Raises:
-      ValueError: `count` is outside its range.
+      ValueError: `count` is outside its range, or there are not two operations.
     """
-    pairs = unsearched_policy()
+    pairs = unsearched_policy(table=table)
     most = len(pairs.logits)
     if not 1 <= count <= most:
         raise ValueError(f"count must lie in 1 … {most}, got {count}")

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from augment import relaxations
-from augment.relaxations import Number
+from augment.relaxations import CLAMP, Number
 
 
 @jax.tree_util.register_dataclass
@@ -110,8 +110,8 @@ def reinforce_gradient(
       values: (D,) f.
       logits: (S,), those that the draws were made with.
       probabilities: (S, n), likewise.
-      baseline: () what f is compared with, such as a running mean; unbiased as long
-        as it does not depend on these draws.
+      baseline: () or (D,) what f is compared with, such as a running mean or
+        `step_baseline`; unbiased as long as none depends on the draw that it is for.
 
     Returns:
       The gradient.
@@ -160,6 +160,39 @@ def leave_one_out_gradient(
     return reinforce_gradient(draws, against, logits, probabilities)
 
 
+def step_baseline(
+    values: jax.Array, *, mean: Number, shared: Number, own: Number
+) -> tuple[jax.Array, jax.Array]:
+    """What each draw is best compared with where draws are tried on one batch.
+
+    There f_d = mean + (what the batch adds to all) + (what is the draw's own), of
+    variances `shared` and `own`. The linear prediction of f_d from the mean and from
+    the other draws that is off by the least is
+
+        b_d = mean + κ (mean of the others - mean),
+        κ = shared / (shared + own / (D - 1)),
+
+    off by the variance own + (1 - κ) shared. It is the mean for one draw or where
+    batches do not matter, and leaves one out where nothing else does.
+
+    Args:
+      values: (D,) f of the draws of a step.
+      mean: () of f; like the variances it must not depend on these draws.
+      shared: () variance of f between steps, >= 0.
+      own: () variance between draws of a step, >= 0.
+
+    Returns:
+      (D,) baselines and the () variance of f - b.
+    """
+    others = len(values) - 1
+    if not others:
+        return jnp.broadcast_to(mean, values.shape), jnp.asarray(shared + own)
+    both = shared * others + own
+    share = jnp.where(both > 0, shared * others, 1) / jnp.where(both > 0, both, 1)
+    left_out = (jnp.sum(values) - values) / others
+    return mean + share * (left_out - mean), own + (1 - share) * shared
+
+
 def official_gradient(
     draws: PolicyDraws,
     values: jax.Array,
@@ -172,7 +205,8 @@ def official_gradient(
     control variate, which cancels in the difference: what remains is a score function
     with f = -(L⁺ - L⁻) / 2R. The score of the sub-policy is summed once for each of the
     S n coins, and the scores of the coins that play no part are not left out, so that
-    the gradient in the logits is S n times too long and the other one noisier.
+    the gradient in the logits is S n times too long and the other one noisier. A
+    probability outside of [1e-6, 1 - 1e-6] has no gradient.
 
     Args:
       draws: D draws; the official code has one.
@@ -192,9 +226,10 @@ def official_gradient(
     check_values(draws, values)
     weights = values / len(values)
     scores = _coin_scores(probabilities, _outcomes(probabilities, draws.coin_noise))
+    moves = probabilities == jnp.clip(probabilities, CLAMP, 1 - CLAMP)
     return PolicyGradient(
         logits=probabilities.size * _category_scores(draws, weights, logits),
-        probabilities=jnp.einsum("d,dsn->sn", weights, scores),
+        probabilities=jnp.where(moves, jnp.einsum("d,dsn->sn", weights, scores), 0),
     )
 
 

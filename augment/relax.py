@@ -80,8 +80,8 @@ def relax_gradient(
       probabilities: (S, n), likewise.
       control: φ, from `init_control_variate`; it must not depend on these draws, so
         take the step along its gradient afterwards.
-      baseline: () what f is compared with, such as a running mean, that does not
-        depend on these draws either.
+      baseline: () or (D,) what f is compared with, such as a running mean or
+        `step_baseline`; none may depend on the draw that it is for.
       temperature: τ, > 0, of the values that the control variate sees.
 
     Returns:

@@ -23,6 +23,7 @@ from jaxfaces.tasks import (
     classification_loss,
     classification_measures,
     search_data,
+    search_images,
     search_measures,
     search_state,
     search_step,
@@ -170,26 +171,22 @@ class PolicySearch:
     ) -> tuple[SearchState, Mapping]:
         settings, search = self.search, state.search
         drawing, changing, training, validating = jax.random.split(key, 4)
-        policy, rows = search.policy, batch["train"]
+        policy = search.policy
         draws = augment.policy_draws(
             drawing, policy["logits"], policy["probabilities"], count=settings.draws
         )
-        images = self._changed(changing, policy, draws, rows["image"])
-        held = batch["validation"]
-        judged = self._standardised(self.framing.test(held["image"]))
-        loss = functools.partial(classification_loss.of_network, network, state.rest)
-        momentum = self.optimizer.momentum
-        trial = search_step.Trial(
-            train=functools.partial(loss, training, rows),
-            validation=lambda params: loss(validating, held, params, judged),
-            params=state.params,
-            buffer=optax.tree.get(state.opt, "trace") if momentum else None,
-            rate=self.optimizer.rate(self.steps)(state.step),
-            momentum=momentum,
-            weight_decay=self.optimizer.weight_decay,
-        )
+        images, draw = self._drawn(changing, policy, draws, batch["train"]["image"])
+        smooth = functools.partial(images.smooth, draw)
         temperature = settings.temperature_at(state.step, self.steps)
-        verdict = search_step.judge(settings, trial, policy, draws, images, temperature)
+        verdict = search_step.judge(
+            settings,
+            self._trial(network, state, batch, training, validating),
+            policy,
+            draws,
+            images.changed(draw),
+            temperature,
+            smooth if settings.level_gradient == "smooth" else None,
+        )
         search, square = search_step.improve(
             settings, search, draws, verdict, temperature
         )
@@ -207,29 +204,42 @@ class PolicySearch:
             **search_measures.of_step(settings, policy, search.policy),
         }
 
-    def _changed(
+    def _drawn(
         self, key: jax.Array, policy: Any, draws: augment.PolicyDraws, images: Any
-    ) -> jax.Array:
-        """(D, B, H, W, C): the batch by each draw, crops and flips the same for all.
-
-        Signs and places of operations and cutout differ between draws too.
-        """
-        crop, flip, jitter, acting, lighting, cutout = jax.random.split(key, 6)
-        images = self.framing.before(crop, flip, jitter, images)
+    ) -> tuple[search_images.SearchImages, augment.Draw]:
+        """The images as draws find them, and the draws as what acts on them."""
         draw = augment.make_draw(
             search_state.as_policy(self.search, policy),
             draws.sub_policies,
             draws.applied,
         )
-        count, colours = self.search.draws, self.network.taken_colours
-        copies = augment.apply_draw(draw, jnp.tile(images, (count, 1, 1, 1)), acting)
+        colours, count = self.network.taken_colours, len(draws.sub_policies)
+        found = search_images.search_images(
+            self.framing, colours, key, images, draws=count
+        )
+        return found, draw
 
-        def finished(images: jax.Array) -> jax.Array:
-            return self._standardised(
-                self.framing.after(lighting, cutout, images, colours)
-            )
-
-        return jax.vmap(finished)(copies.reshape(count, *images.shape))
+    def _trial(
+        self,
+        network: Any,
+        state: SearchState,
+        batch: Any,
+        training: jax.Array,
+        validating: jax.Array,
+    ) -> search_step.Trial:
+        """The step that draws are tried on, with a key for either pass."""
+        loss = functools.partial(classification_loss.of_network, network, state.rest)
+        held, momentum = batch["validation"], self.optimizer.momentum
+        judged = self._standardised(self.framing.test(held["image"]))
+        return search_step.Trial(
+            train=functools.partial(loss, training, batch["train"]),
+            validation=lambda params: loss(validating, held, params, judged),
+            params=state.params,
+            buffer=optax.tree.get(state.opt, "trace") if momentum else None,
+            rate=self.optimizer.rate(self.steps)(state.step),
+            momentum=momentum,
+            weight_decay=self.optimizer.weight_decay,
+        )
 
     def inference(self, state: SearchState) -> Any:
         """The network's averages where there are any, else its newest variables."""

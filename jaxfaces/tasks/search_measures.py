@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import stats
 
 import augment
 from jaxfaces.imaging import figures, policy_figures
@@ -58,13 +59,18 @@ def by_operation(settings: SearchSettings, policy: Policy) -> dict[str, np.ndarr
 
 
 def measures(settings: SearchSettings, policy: Policy) -> dict[str, float]:
-    """Entropy; how often Rotate and Invert are applied, how strongly Rotate."""
+    """Entropy; how often Rotate and Invert are applied, how strongly Rotate.
+
+    A rank is that of the operation by how often it is applied: 1 is the most.
+    """
     found = {"entropy": float(search_state.entropy(policy["logits"]))}
     used = by_operation(settings, policy)
     for name, kind, of in WATCHED:
         if name in settings.operations:
             row = settings.operations.index(name)
             found[f"{name.lower()}_{kind}"] = float(used[of][row])
+            ranks = stats.rankdata(-used["applied"])
+            found[f"{name.lower()}_rank"] = float(ranks[row])
     return found
 
 

@@ -31,6 +31,12 @@ class SearchSettings:
         lower=0.0,
         upper=1.0,
     )
+    random_start: int | None = knob(
+        None,
+        "Seed of uniform coins and levels to begin with, for comparison; none begins "
+        "with fair coins at --initial_level.",
+        lower=0,
+    )
     estimator: str = knob(
         "relax",
         "Gradient in the choices: relax, with a learnt control variate; relax_linear, "
@@ -65,6 +71,12 @@ class SearchSettings:
         "difference; relax_linear and official have one of their own.",
         choices=("forward", "reverse", "finite"),
     )
+    level_gradient: str = knob(
+        "straight_through",
+        "How images depend on levels: straight_through, by 1 at every pixel, as DADA; "
+        "smooth, as they do where operations are bilinear and unrounded.",
+        choices=("straight_through", "smooth"),
+    )
 
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
@@ -93,9 +105,13 @@ class SearchSettings:
             raise ValueError(f"--operations: {error}") from error
 
     def first_policy(self) -> augment.Policy:
-        """All pairs of the operations, equally likely, coins fair, levels equal."""
+        """All pairs of the operations, equally likely; coins fair and levels equal."""
         table = [augment.operation(name) for name in self.operations]
-        return augment.unsearched_policy(level=self.initial_level, table=table)
+        first = augment.unsearched_policy(level=self.initial_level, table=table)
+        if self.random_start is None:
+            return first
+        key, count = jax.random.key(self.random_start), len(first.logits)
+        return augment.random_policy(key, count=count, table=table)
 
     def temperature_at(self, step: jax.Array, steps: int) -> float | jax.Array:
         """τ at a step of a run of `steps`."""

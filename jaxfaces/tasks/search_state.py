@@ -11,7 +11,7 @@ from flax import struct
 import augment
 from jaxfaces.tasks.search_settings import SearchSettings
 
-KEEP = 0.9  # of the running mean and deviation of f, a step
+KEEP = 0.9  # of the running mean and variances of f, a step
 
 Policy = Mapping[str, jax.Array]  # logits (S,), probabilities (S, 2), levels (S, 2)
 
@@ -26,6 +26,7 @@ class Search(struct.PyTreeNode):
       control_opt: state of its optimiser.
       mean: () running mean of f.
       square: () running mean of (f - mean)².
+      own: () running variance of f between the draws of a step, 0 where there is one.
       history: the policy at equally spaced steps, a leading axis of snapshots.
     """
 
@@ -35,6 +36,7 @@ class Search(struct.PyTreeNode):
     control_opt: Any
     mean: jax.Array
     square: jax.Array
+    own: jax.Array
     history: Any
 
 
@@ -59,6 +61,7 @@ def first_search(settings: SearchSettings, key: jax.Array, snapshots: int) -> Se
         control_opt=settings.control_optimizer().init(control),
         mean=jnp.zeros(()),
         square=jnp.zeros(()),
+        own=jnp.zeros(()),
         history=jax.tree.map(lambda x: jnp.repeat(x[None], snapshots, axis=0), policy),
     )
 
@@ -72,15 +75,17 @@ def as_policy(settings: SearchSettings, arrays: Policy) -> augment.Policy:
 def remembered(
     search: Search, values: jax.Array, step: jax.Array, steps: int
 ) -> Search:
-    """The search with f's running mean and deviation, and a snapshot of its policy."""
+    """The search with f's running mean and variances, and a snapshot of its policy."""
     # The plain mean at first, so that no start has to be forgotten.
     keep = jnp.minimum(KEEP, step / (step + 1))
     off = jnp.mean(jnp.square(values - search.mean))
+    own = jnp.var(values, ddof=1) if len(values) > 1 else 0.0
     snapshots = len(search.history["logits"])
     slot = jnp.minimum(step * snapshots // steps, snapshots - 1)
     return search.replace(
         mean=keep * search.mean + (1 - keep) * jnp.mean(values),
         square=keep * search.square + (1 - keep) * off,
+        own=keep * search.own + (1 - keep) * own,
         history=jax.tree.map(
             lambda past, now: past.at[slot].set(now), search.history, search.policy
         ),

@@ -20,6 +20,8 @@ from jaxfaces.tasks.search_state import Policy, Search
 
 # A training loss of the weights and of what shapes the images.
 Shaped: TypeAlias = Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, Any]]
+# The batch (B, H, W, C) by the draw of a number, differentiable in its levels (1, n).
+Smooth: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,7 @@ def judge(
     draws: augment.PolicyDraws,
     images: jax.Array,
     temperature: float | jax.Array,
+    smooth: Smooth | None = None,
 ) -> Verdict:
     """Tries draws.
 
@@ -84,6 +87,8 @@ def judge(
       draws: D draws.
       images: (D, B, H, W, C) the batch augmented by each, standardised.
       temperature: τ.
+      smooth: how the images of a draw depend on its levels; by default the derivative
+        is 1 at every pixel (`augment.straight_through`).
 
     Returns:
       Their worth and gradients.
@@ -102,8 +107,12 @@ def judge(
 
     rate = jnp.where(trial.rate, trial.rate, 1)
 
-    def try_one(draw: augment.PolicyDraws, images: jax.Array) -> tuple:
-        value, gradient, rest = tried(_shaped(trial, draw, images, temperature))
+    def try_one(
+        draw: augment.PolicyDraws, images: jax.Array, number: jax.Array
+    ) -> tuple:
+        change = smooth and functools.partial(smooth, number)
+        train = _shaped(trial, draw, images, temperature, change)
+        value, gradient, rest = tried(train)
         gradient = jax.tree.map(lambda g: g / rate, gradient)
         if settings.estimator == "official":
             # In a factor of the loss: the difference of the loss along the direction.
@@ -163,8 +172,9 @@ def _each(
     try_one: Callable[..., tuple], draws: augment.PolicyDraws, images: jax.Array
 ) -> tuple[jax.Array, Any, tuple]:
     """Worth (D,) and gradients (D, ...) of all draws, the rest of the first alone."""
-    *first, rest = try_one(*jax.tree.map(lambda x: x[0], (draws, images)))
-    others = jax.tree.map(lambda x: x[1:], (draws, images))
+    parts = draws, images, jnp.arange(len(images))
+    *first, rest = try_one(*jax.tree.map(lambda x: x[0], parts))
+    others = jax.tree.map(lambda x: x[1:], parts)
 
     def worth(one: tuple) -> list:
         return list(try_one(*one)[:2])
@@ -175,7 +185,7 @@ def _each(
             worth(jax.tree.map(lambda x, n=n: x[n], others))
             for n in range(len(images) - 1)
         ]
-        found = jax.tree.map(lambda *parts: jnp.stack(parts), first, *several)
+        found = jax.tree.map(lambda *each: jnp.stack(each), first, *several)
     else:
         found = jax.tree.map(
             lambda one, more: jnp.concatenate([one[None], more]),
@@ -190,13 +200,17 @@ def _shaped(
     draw: augment.PolicyDraws,
     images: jax.Array,
     temperature: float | jax.Array,
+    change: Callable[[jax.Array], jax.Array] | None,
 ) -> Shaped:
     """The training loss as a function of the weights and of what shapes the images."""
     one = jax.tree.map(lambda x: x[None], draw)
 
     def train(params: Any, shaping: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
         levels = shaping["levels"][one.sub_policies]
-        shown = augment.straight_through(images, levels, one.applied)
+        if change is None:
+            shown = augment.straight_through(images, levels, one.applied)
+        else:
+            shown = augment.with_derivatives_of(images, change(levels))
         if "logits" in shaping:
             weights = augment.gumbel_weights(
                 one,
@@ -220,17 +234,25 @@ def improve(
 ) -> tuple[Search, jax.Array]:
     """One step of the policy and of the control variate.
 
-    Values are divided by the running deviation of f, which suits the control variate
-    and leaves Adam's direction as it is.
+    Values are divided by the deviation of f from its baseline, which suits the control
+    variate and leaves Adam's direction as it is.
 
     Returns:
       The search, its history apart, and the mean square of the gradient in logits and
       probabilities, in units of f.
     """
+    baseline, square = augment.step_baseline(
+        verdict.values,
+        mean=search.mean,
+        shared=jnp.maximum(search.square - search.own, 0),
+        own=search.own,
+    )
     # Neither the relaxation nor the released code is scaled.
     plain = settings.estimator in ("gumbel", "official")
-    square = 1.0 if plain else jnp.where(search.square > 0, search.square, 1)
-    found = _in_choices(settings, search, draws, verdict, temperature, jnp.sqrt(square))
+    square = jnp.where(square > 0, square, 1) if not plain else jnp.ones(())
+    found = _in_choices(
+        settings, search, draws, verdict, baseline, temperature, jnp.sqrt(square)
+    )
     control, control_opt = search.control, search.control_opt
     if isinstance(found, augment.RelaxGradient):
         changes, control_opt = settings.control_optimizer().update(
@@ -258,12 +280,13 @@ def _in_choices(
     search: Search,
     draws: augment.PolicyDraws,
     verdict: Verdict,
+    baseline: jax.Array,
     temperature: float | jax.Array,
     deviation: jax.Array,
 ) -> augment.PolicyGradient:
     """The estimator's gradient in logits and probabilities, of f / `deviation`."""
     logits, chances = search.policy["logits"], search.policy["probabilities"]
-    values, baseline = verdict.values / deviation, search.mean / deviation
+    values, baseline = verdict.values / deviation, baseline / deviation
     if settings.estimator == "gumbel":
         found = verdict.gradient
         return augment.PolicyGradient(found["logits"], found["probabilities"])
@@ -279,6 +302,4 @@ def _in_choices(
             baseline=baseline,
             temperature=temperature,
         )
-    if settings.draws > 1:
-        return augment.leave_one_out_gradient(draws, values, logits, chances)
     return augment.reinforce_gradient(draws, values, logits, chances, baseline=baseline)

@@ -30,6 +30,12 @@ def mean():
     return sum(p * TABLE[row, *coins] for row, coins, p in outcomes())
 
 
+def variance():
+    """Of f between draws."""
+    squares = sum(p * TABLE[row, *coins] ** 2 for row, coins, p in outcomes())
+    return squares - mean() ** 2
+
+
 def gradient():
     """The exact gradient, (12,): logits, then probabilities."""
     shares = np.exp(LOGITS) / np.exp(LOGITS).sum()
@@ -56,14 +62,19 @@ def flat(result):
     return jnp.concatenate([result.logits, result.probabilities.ravel()])
 
 
-def estimates(estimator, *, repeats, count, seed):
-    """(repeats, 12) gradients of `estimator(draws, values)`, each of `count` draws."""
+def estimates(estimator, *, repeats, count, seed, batches=0.0):
+    """(repeats, 12) gradients of `estimator(draws, values)`, each of `count` draws.
+
+    `batches` is the deviation of what is added to all values of an estimate.
+    """
 
     def one(key):
+        drawing, adding = jax.random.split(key)
         draws = policy_draws(
-            key, jnp.asarray(LOGITS), jnp.asarray(CHANCES), count=count
+            drawing, jnp.asarray(LOGITS), jnp.asarray(CHANCES), count=count
         )
-        return flat(estimator(draws, values(draws)))
+        added = batches * jax.random.normal(adding)
+        return flat(estimator(draws, values(draws) + added))
 
     keys = jax.random.split(jax.random.key(seed), repeats)
     return np.asarray(jax.jit(jax.vmap(one))(keys))

@@ -19,6 +19,7 @@ from augment.policy_gradients import (
     official_gradient,
     policy_draws,
     reinforce_gradient,
+    step_baseline,
 )
 
 KEY = jax.random.key(5)
@@ -95,6 +96,80 @@ def test_score_functions_are_unbiased(estimator):
         repeats=200_000,
         count=4,
         seed=1,
+    )
+    found = problem.bias(samples)
+    assert found.largest < found.bound and found.error < 0.01
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(("shared", "own"), [(2.0, 0.5), (0.0, 1.0), (1.0, 0.0)])
+def test_the_baseline_of_a_step_predicts_a_draw_best_by_the_others(count, shared, own):
+    f, mean = np.random.default_rng(count).normal(size=count), 0.3
+    found, left = step_baseline(jnp.asarray(f), mean=mean, shared=shared, own=own)
+    # The normal equations of f_d on the others, all with covariance `shared`.
+    covariance = shared * np.ones((count, count)) + own * np.eye(count)
+    others = covariance[1:, 1:]
+    slope = np.linalg.pinv(others) @ covariance[1:, 0]
+    for d in range(count):
+        expected = mean + slope @ (np.delete(f, d) - mean)
+        assert found[d] == pytest.approx(expected, abs=1e-12)
+    unexplained = covariance[0, 0] - slope @ covariance[1:, 0]
+    assert left == pytest.approx(unexplained, abs=1e-12)
+
+
+def test_before_anything_is_known_a_step_leaves_one_out():
+    f = jnp.asarray([1.0, 4.0, 7.0])
+    found, left = step_baseline(f, mean=0.0, shared=0.0, own=0.0)
+    np.testing.assert_allclose(found, [5.5, 4.0, 2.5])
+    assert left == 0
+
+
+def spread(baseline_of, batches):
+    """Summed variance of REINFORCE with two draws a step, batches adding to f."""
+    given = jnp.asarray(LOGITS), jnp.asarray(CHANCES)
+    samples = problem.estimates(
+        lambda draws, f: reinforce_gradient(draws, f, *given, baseline=baseline_of(f)),
+        repeats=20_000,
+        count=2,
+        seed=3,
+        batches=batches,
+    )
+    return samples.var(0).sum()
+
+
+@pytest.mark.parametrize("times", [0.0, 0.5, 1.0, 4.0])
+def test_the_baseline_of_a_step_has_the_least_variance_of_its_kind(times):
+    own, mean = problem.variance(), problem.mean()
+    shared = times * own
+    ours, running, left_out = (
+        spread(baseline_of, shared**0.5)
+        for baseline_of in (
+            lambda f: step_baseline(f, mean=mean, shared=shared, own=own)[0],
+            lambda f: mean,
+            lambda f: step_baseline(f, mean=mean, shared=1.0, own=0.0)[0],
+        )
+    )
+    # One of the two is never far: alone where nothing is shared, or nearly all is.
+    assert ours < 1.001 * running and ours < 1.02 * left_out
+    if times == 4:
+        assert ours < 0.5 * running
+    if times == 0:
+        assert ours < 0.7 * left_out
+
+
+def test_the_baseline_of_a_step_biases_nothing():
+    given, own = (jnp.asarray(LOGITS), jnp.asarray(CHANCES)), problem.variance()
+    samples = problem.estimates(
+        lambda draws, f: reinforce_gradient(
+            draws,
+            f,
+            *given,
+            baseline=step_baseline(f, mean=0.4, shared=2 * own, own=own)[0],
+        ),
+        repeats=200_000,
+        count=3,
+        seed=4,
+        batches=(2 * own) ** 0.5,
     )
     found = problem.bias(samples)
     assert found.largest < found.bound and found.error < 0.01
@@ -177,6 +252,14 @@ def test_the_released_code_counts_the_sub_policy_once_for_each_coin():
     )
     spread = samples[:, ROWS:].var(0).sum() / lean[:, ROWS:].var(0).sum()
     assert spread > 2
+
+
+def test_the_released_code_moves_no_chance_that_is_held_at_an_end():
+    chances = jnp.asarray(CHANCES).at[0, 0].set(-0.1).at[2, 1].set(1.2)
+    result = official_gradient(draw(9), jnp.ones(9), jnp.asarray(LOGITS), chances)
+    held = np.zeros((ROWS, STEPS), bool)
+    held[0, 0] = held[2, 1] = True
+    np.testing.assert_array_equal(result.probabilities == 0, held)
 
 
 def test_a_draw_of_a_search_can_be_applied():

@@ -261,7 +261,8 @@ class Outcomes:
             key, self.first["logits"], self.first["probabilities"]
         )
         drawn = dataclasses.replace(drawn, sub_policies=row, applied=coins)
-        images = task._changed(key, self.first, drawn, rows["image"])[0]
+        found, draw = task._drawn(key, self.first, drawn, rows["image"])
+        images = found.changed(draw)[0]
         judged = task._standardised(task.framing.test(held["image"]))
 
         def loss(params: Any, images: Any, labels: Any) -> jax.Array:

@@ -71,6 +71,41 @@ def test_every_estimator_trains_and_compiles_once(estimator, draws, tmp_path):
     assert np.any(found.control["output"]["kernel"] != 0) == learns
 
 
+def test_what_is_judged_is_the_step_that_is_taken():
+    task = tiny(clip_norm=0.0, weight_decay=0.1, rotate_validation=30.0)
+    streams = task.streams("train", 0)
+    batches = [
+        {name: stream.read(stream.plan(n)) for name, stream in streams.items()}
+        for n in range(3)
+    ]
+    for batch in batches:
+        for rows in batch.values():
+            rows["valid"] = np.ones(task.batch_size, bool)
+    sizes = {name: (each.examples, each.classes) for name, each in streams.items()}
+    state = jax.jit(lambda key: task.init(key, batches[0], sizes))(jax.random.key(1))
+    network = task._net(sizes["train"][1])
+
+    @jax.jit
+    def judged(params, rest, held):
+        images = task._standardised(task.framing.test(held["image"]))
+        logits, _ = network.apply(params, rest, images, train=True)
+        losses = jax.nn.log_softmax(logits)[np.arange(len(images)), held["label"]]
+        return -losses.mean()
+
+    step = jax.jit(task.phases(sizes)[0].step)
+    for n, batch in enumerate(batches):
+        after, metrics = step(state, batch, jax.random.key(n))
+        before, change = (
+            metrics[name][0] for name in ("validation_loss", "step_value")
+        )
+        held = batch["validation"]
+        # By batch statistics: the running ones play no part in training mode.
+        assert before == pytest.approx(float(judged(state.params, state.rest, held)))
+        taken = judged(after.params, state.rest, held)
+        assert before + change == pytest.approx(float(taken), abs=2e-6)
+        state = after
+
+
 def test_a_search_that_is_cut_ends_with_the_same_bits(searched, tmp_path, stopping):
     with stopping(3), pytest.raises(Interrupted, match="step 3 of 4"):
         run(tiny(), tmp_path, test=True)

@@ -105,6 +105,28 @@ def test_the_gradient_in_levels_is_that_of_brighter_images(order):
     )
 
 
+def smooth(number, levels):
+    """Images that level i brightens by i + 1 a pixel, those of later draws by more."""
+    slopes = jnp.asarray([[1.0, 2.0]]) * (1 + number)
+    return jnp.asarray(IMAGES)[number] + jnp.sum(slopes * levels)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_levels_have_the_derivatives_of_smooth_images(order):
+    settings, search, draws, _ = judged(draws=DRAWS, order=order)
+    found = search_step.judge(
+        settings, trial(), search.policy, draws, jnp.asarray(IMAGES), 0.5, smooth
+    )
+    expected = np.zeros(search.policy["levels"].shape)
+    for d, row in enumerate(draws.sub_policies):
+        up, down = (after_step(IMAGES[d] + sign * 1e-5) for sign in (1, -1))
+        slope = (up - down) / 2e-5 / RATE
+        expected[row] += slope * np.array([1.0, 2.0]) * (1 + d) / DRAWS
+    np.testing.assert_allclose(found.gradient["levels"], expected, rtol=1e-6)
+    expected = [after_step(images) - before_step() for images in IMAGES]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("estimator", ["reinforce", "relax_linear", "gumbel"])
 def test_draws_in_a_loop_are_worth_the_same(estimator, monkeypatch):
     unrolled = judged(estimator=estimator, draws=DRAWS)[3]
@@ -213,6 +235,28 @@ class TestImprove:
         reinforce = self.improved(estimator="reinforce", draws=1)[2]
         assert relax == pytest.approx(float(reinforce))
 
+    @pytest.mark.parametrize("estimator", ["relax", "reinforce", "relax_linear"])
+    def test_draws_are_compared_with_each_other_as_far_as_batches_matter(
+        self, estimator
+    ):
+        settings, search, draws, found = judged(estimator=estimator, draws=DRAWS)
+        mean, own, shared = 0.2, 0.01, 0.03
+        search = search.replace(
+            mean=jnp.asarray(mean),
+            own=jnp.asarray(own),
+            square=jnp.asarray(own + shared),
+        )
+        moment = search_step.improve(settings, search, draws, found, 0.5)[1]
+        share = shared / (shared + own / (DRAWS - 1))
+        f = np.asarray(found.values)
+        others = np.array([np.delete(f, d).mean() for d in range(DRAWS)])
+        logits, chances = search.policy["logits"], search.policy["probabilities"]
+        wanted = augment.reinforce_gradient(
+            draws, f, logits, chances, baseline=mean + share * (others - mean)
+        )
+        squares = [jnp.sum(g**2) for g in (wanted.logits, wanted.probabilities)]
+        assert moment == pytest.approx(float(sum(squares)) / 9)
+
     def test_a_lower_loss_after_a_draw_makes_it_likelier(self):
         settings, search, draws, found = judged(estimator="reinforce")
         found = dataclasses.replace(found, values=jnp.array([-1.0]))
@@ -240,6 +284,23 @@ class TestMemory:
         for value in values[10:]:
             expected = 0.9 * expected + 0.1 * value
         assert self.filled(30, 4, values).mean == pytest.approx(expected)
+
+    def test_the_variance_between_draws_is_kept_apart_from_that_between_steps(self):
+        settings = SearchSettings(operations=OPERATIONS, draws=2)
+        search = search_state.first_search(settings, jax.random.key(0), 1)
+        values = numbers(4000, 2) + 3 * numbers(4000, seed=1)[:, None]
+
+        def step(search, given):
+            number, f = given
+            return search_state.remembered(search, f, number, 4000), search
+
+        given = jnp.arange(4000), jnp.asarray(values)
+        _, seen = jax.lax.scan(step, search, given)
+        assert np.mean(seen.own[500:]) == pytest.approx(1, rel=0.1)
+        assert np.mean(seen.square[500:]) == pytest.approx(10, rel=0.15)
+
+    def test_one_draw_has_no_variance_between_draws(self):
+        assert self.filled(8, 4, range(8)).own == 0
 
     def test_snapshots_are_equally_spaced(self):
         history = self.filled(8, 4, range(8)).history["logits"]
