@@ -61,6 +61,15 @@ class ImageAugmentation:
         return augment.centre_crop(images, size=self.crop_size)
 
 
+def check_crop(crop_size: int, image_size: int) -> None:
+    """Refuses a crop larger than the flag that sizes images, before any is read."""
+    if 0 < image_size < crop_size:
+        raise ValueError(
+            f"--crop_size={crop_size} is larger than --image_size={image_size}: "
+            "lower the one or raise the other"
+        )
+
+
 def as_float(images: jax.Array) -> jax.Array:
     """Stored uint8 images to float32 in [0, 1]; float images stay as they are."""
     if images.dtype == jnp.uint8:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import augment
 from jaxfaces.engine.config import knob
 from jaxfaces.models import layers
-from jaxfaces.tasks.image_augmentation import as_float
+from jaxfaces.tasks.image_augmentation import as_float, check_crop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,7 @@ class ImageFraming:
 
     def check_stored(self, image_size: int) -> None:
         """Refuses a crop larger than the flag that sizes images, before any is read."""
-        if 0 < image_size < self.crop_size:
-            raise ValueError(
-                f"--crop_size={self.crop_size} is larger than --image_size={image_size}"
-                ": lower the one or raise the other"
-            )
+        check_crop(self.crop_size, image_size)
 
     def check(self, shape: tuple[int, ...], policy: bool) -> None:
         """Raises ValueError for images (H, W, C) that it, or a policy, cannot take."""

@@ -24,7 +24,7 @@ from jaxfaces.models import branches
 from jaxfaces.tasks import image_files, retrieval_classes
 from jaxfaces.tasks import retrieval_files as files
 from jaxfaces.tasks.embedding_losses import EmbeddingLoss
-from jaxfaces.tasks.image_augmentation import ImageAugmentation
+from jaxfaces.tasks.image_augmentation import ImageAugmentation, check_crop
 from jaxfaces.tasks.image_data import ImageData
 from jaxfaces.tasks.image_network import ImageNetwork
 from jaxfaces.tasks.label_noise import LabelNoise
@@ -72,8 +72,7 @@ class Retrieval:
         if 1 not in self.recall_ks:
             raise ValueError(f"--recall_ks must contain 1, got {self.recall_ks}")
         size, crop = self.data.image_size, self.augmentation.crop_size
-        if size and crop > size:
-            raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        check_crop(crop, size)
         if self.network.supervised:
             self.objective.check_supervised()
         if crop or size:

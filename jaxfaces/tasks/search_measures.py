@@ -22,7 +22,9 @@ IMAGES, COPIES = 8, 5  # on the sheet of samples
 WATCHED = (
     ("Rotate", "share", "applied"),
     ("Rotate", "strength", "strength"),
+    ("Rotate", "rank", "rank"),
     ("Invert", "share", "applied"),
+    ("Invert", "rank", "rank"),
 )
 
 
@@ -65,12 +67,11 @@ def measures(settings: SearchSettings, policy: Policy) -> dict[str, float]:
     """
     found = {"entropy": float(search_state.entropy(policy["logits"]))}
     used = by_operation(settings, policy)
+    used["rank"] = stats.rankdata(-used["applied"])
     for name, kind, of in WATCHED:
         if name in settings.operations:
             row = settings.operations.index(name)
             found[f"{name.lower()}_{kind}"] = float(used[of][row])
-            ranks = stats.rankdata(-used["applied"])
-            found[f"{name.lower()}_rank"] = float(ranks[row])
     return found
 
 

@@ -20,7 +20,7 @@ from jaxfaces.engine.optimizers import Optimizer
 from jaxfaces.engine.steps import State, make_state, make_step
 from jaxfaces.engine.task import Phase
 from jaxfaces.imaging import figures
-from jaxfaces.tasks.image_augmentation import ImageAugmentation
+from jaxfaces.tasks.image_augmentation import ImageAugmentation, check_crop
 from jaxfaces.tasks.tracklet_data import TrackletData
 from jaxfaces.tasks.tracklet_means import Means, tracklet_means
 from jaxfaces.tasks.video_losses import VideoLosses
@@ -61,8 +61,7 @@ class VideoRetrieval:
     def __post_init__(self) -> None:
         """Checks what one knob cannot."""
         size, crop = self.data.image_size, self.augmentation.crop_size
-        if size and crop > size:
-            raise ValueError(f"--crop_size={crop} is larger than --image_size={size}")
+        check_crop(crop, size)
         if crop or size:
             self.network.backbone.check_side(crop or size)
         if both := set(self.junk) & set(self.distractors):

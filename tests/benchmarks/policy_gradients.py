@@ -1,4 +1,4 @@
-"""What a learnt control variate is worth, and how biased worth to first order is.
+"""What control variate and baseline are worth, and how biased worth to first order is.
 
 python tests/benchmarks/policy_gradients.py [--out FILE]
     [--seeds=2] [--rounds=500] [--batches=3]
@@ -9,6 +9,12 @@ where both its coins fell, and noise. Then it is held too: the mean square of on
 RELAX gradient over that of REINFORCE, at the same draws and with the same running mean,
 by draws a step, steps, rate of the control variate and standard deviation of the noise.
 
+Baselines are compared for several draws on one batch, where batches add to f: the
+mean square of REINFORCE's gradient with what other draws of the step tell
+(`augment.step_baseline`, its variances those of a search), and with each draw against
+the mean of the others, over that with the running mean, by draws a step and variance of
+what batches add, that between draws being 1.
+
 Worth to first order is judged on digits whose validation half is rotated, WRN-10-1,
 after some steps of a search: all 24 outcomes of four operations are tried on a batch,
 which gives the exact gradients of the mean of f and of its linear part in pairs and
@@ -17,7 +23,6 @@ them, medians over batches, by learning rate.
 """
 
 import argparse
-import dataclasses
 import functools
 import itertools
 import json
@@ -28,10 +33,10 @@ import jax
 import jax.numpy as jnp
 import machine
 import numpy as np
-import optax
+from all_outcomes import Outcomes
 
 import augment
-from jaxfaces.engine import config, optimizers
+from jaxfaces.engine import config
 from jaxfaces.tasks import search_state, search_step
 from jaxfaces.tasks.policy_search import PolicySearch
 from jaxfaces.tasks.search_settings import SearchSettings
@@ -39,6 +44,9 @@ from jaxfaces.tasks.search_settings import SearchSettings
 LENGTHS = {1: (300, 1240, 5000), 8: (300, 1240)}  # steps, by draws a step
 CONTROL_RATES = (3e-4, 1e-3, 5e-3)
 NOISES = (0.0, 1.0)
+BASELINE_DRAWS = (2, 4, 8)
+BATCHES = (0.0, 0.3, 1.0, 4.0)  # variance that they add; 1 to 7 was seen in searches
+OWN_DEVIATION = 0.927  # of `value` without noise, between draws
 OPERATIONS = ("Rotate", "Invert", "TranslateX", "Brightness")
 RATES = (0.1, 0.01, 0.001)
 STEPS = (20, 100, 250)
@@ -54,6 +62,7 @@ def main() -> None:
     report = {
         **machine.heading("jax", "jaxlib", "flax"),
         "relax_over_reinforce": moments(args),
+        "baseline_over_running_mean": baselines(args),
         "bias_to_first_order": biases(args),
     }
     print(json.dumps(report, indent=2))
@@ -157,6 +166,54 @@ def mean_squares(search: Any, draws: augment.PolicyDraws, f: jax.Array) -> tuple
     return jax.tree.map(lambda x: x.mean(0), jax.vmap(one)(draws, f))
 
 
+def baselines(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Ratios of mean squares in all logits and coins."""
+    rows = []
+    for draws, batches in itertools.product(BASELINE_DRAWS, BATCHES):
+        step, left_out = compared(draws, batches, 20 * args.rounds)
+        rows.append(
+            {
+                "draws": draws,
+                "batches": batches,
+                "step_baseline": round(step, 3),
+                "leave_one_out": round(left_out, 3),
+            }
+        )
+    return rows
+
+
+def compared(count: int, batches: float, steps: int) -> tuple[float, float]:
+    """The mean squares of both over that with the running mean."""
+    settings = SearchSettings(draws=count, policy_lr=0.0)
+    first = search_state.first_search(settings, jax.random.key(0), 1)
+    logits, chances = first.policy["logits"], first.policy["probabilities"]
+
+    def step(search: Any, number: jax.Array) -> tuple:
+        drawing, adding = jax.random.split(
+            jax.random.fold_in(jax.random.key(1), number)
+        )
+        draws = augment.policy_draws(drawing, logits, chances, count=count)
+        f = value(settings, draws, 0.0, adding) / OWN_DEVIATION
+        f += batches**0.5 * jax.random.normal(adding)
+        shared = jnp.maximum(search.square - search.own, 0)
+        ours, _ = augment.step_baseline(
+            f, mean=search.mean, shared=shared, own=search.own
+        )
+        left_out, _ = augment.step_baseline(f, mean=search.mean, shared=1.0, own=0.0)
+        squares = [
+            jnp.sum(g.logits**2) + jnp.sum(g.probabilities**2)
+            for g in (
+                augment.reinforce_gradient(draws, f, logits, chances, baseline=b)
+                for b in (ours, left_out, search.mean)
+            )
+        ]
+        return search_state.remembered(search, f, number, steps), jnp.stack(squares)
+
+    _, squares = jax.lax.scan(step, first, jnp.arange(steps))
+    ours, left_out, running = squares[100:].mean(0)
+    return float(ours / running), float(left_out / running)
+
+
 def biases(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Errors of the gradient of f to first order, by steps done and learning rate."""
     flags = {
@@ -188,7 +245,7 @@ def biases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     state, rows = task.init(jax.random.key(0), batch(0), sizes), []
     step = jax.jit(task.phases(sizes)[0].step)
-    outcomes = Outcomes(task, sizes["train"][1])
+    outcomes = Outcomes(task, sizes["train"][1], RATES)
     for number in range(max(STEPS)):
         state, _ = step(state, batch(number), jax.random.key(number))
         if number + 1 not in STEPS:
@@ -208,90 +265,6 @@ def biases(args: argparse.Namespace) -> list[dict[str, Any]]:
             for rate, each in zip(RATES, np.median(found, axis=0))
         ]
     return rows
-
-
-class Outcomes:
-    """All pairs of the operations with all outcomes of their coins."""
-
-    def __init__(self, task: PolicySearch, classes: int):
-        self.task, self.network = task, task._net(classes)
-        self.first = search_state.first_arrays(task.search)
-        pairs, coins = range(len(self.first["logits"])), (False, True)
-        self.all = list(itertools.product(pairs, coins, coins))
-        self.tried = jax.jit(self._tried)
-
-    def errors(self, state: Any, batch: Any, number: int) -> np.ndarray:
-        """(rates, 2, 2): relative errors, then cosines, of pairs and of coins."""
-        key = jax.random.key(number)
-        values = np.array(
-            [
-                self.tried(state, batch, key, jnp.array([row]), jnp.array([coins]))
-                for row, *coins in self.all
-            ]
-        )  # (outcomes, rates, 2)
-        found = []
-        for exact, linear in np.moveaxis(values, 0, -1):
-            pairs = list(zip(self._gradients(exact), self._gradients(linear)))
-            found.append(
-                [
-                    [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in pairs],
-                    [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs],
-                ]
-            )
-        return np.array(found)
-
-    def _gradients(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of the mean over outcomes, pairs equally likely and coins fair."""
-        table = values.reshape(-1, 2, 2)
-        of_pairs = table.mean(axis=(1, 2))
-        first = table[:, 1].mean(-1) - table[:, 0].mean(-1)
-        second = table[:, :, 1].mean(-1) - table[:, :, 0].mean(-1)
-        count = len(table)
-        return (
-            (of_pairs - of_pairs.mean()) / count,
-            np.concatenate([first, second]) / count,
-        )
-
-    def _tried(
-        self, state: Any, batch: Any, key: jax.Array, row: Any, coins: Any
-    ) -> list[tuple[jax.Array, jax.Array]]:
-        """f and its linear part at each rate."""
-        task, rows, held = self.task, batch["train"], batch["validation"]
-        drawn = augment.policy_draws(
-            key, self.first["logits"], self.first["probabilities"]
-        )
-        drawn = dataclasses.replace(drawn, sub_policies=row, applied=coins)
-        found, draw = task._drawn(key, self.first, drawn, rows["image"])
-        images = found.changed(draw)[0]
-        judged = task._standardised(task.framing.test(held["image"]))
-
-        def loss(params: Any, images: Any, labels: Any) -> jax.Array:
-            logits, _ = self.network.apply(params, state.rest, images, train=True)
-            nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return nll.mean()
-
-        def train(params: Any, images: Any) -> jax.Array:
-            return loss(params, images, rows["label"])
-
-        def validation(params: Any) -> jax.Array:
-            return loss(params, judged, held["label"])
-
-        direction = jax.grad(validation)(state.params)
-        exact = functools.partial(
-            augment.one_step_value,
-            train,
-            validation,
-            state.params,
-            images,
-            momentum=task.optimizer.momentum,
-            buffer=optax.tree.get(state.opt, "trace"),
-            weight_decay=task.optimizer.weight_decay,
-            decay_mask=optimizers.weights,
-        )
-        linear = functools.partial(
-            augment.linear_step_value, train, state.params, images, direction
-        )
-        return [(exact(rate=rate), linear(rate=rate)) for rate in RATES]
 
 
 if __name__ == "__main__":

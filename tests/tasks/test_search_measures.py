@@ -47,10 +47,17 @@ def test_policies_over_time_are_measured_one_by_one():
 def test_what_can_be_planted_is_measured_where_it_is_searched_for():
     found = search_measures.measures(SETTINGS, POLICY)
     assert set(found) == {
-        *("entropy", "rotate_share", "rotate_strength", "invert_share")
+        *("entropy", "rotate_share", "rotate_strength", "rotate_rank"),
+        *("invert_share", "invert_rank"),
     }
     used = search_measures.by_operation(SETTINGS, POLICY)
     assert found["invert_share"] == used["applied"][1]
+    # Pairs are drawn with 0.245, 0.665 and 0.090.
+    by_hand = [0.245 * 0.9 + 0.665 * 0.3, 0.245 * 1 + 0.09 * 0.5, 0.665 * 0.1]
+    np.testing.assert_allclose(used["applied"], by_hand, atol=1e-3)
+    assert (found["rotate_rank"], found["invert_rank"]) == (1, 2)
+    first = search_state.first_arrays(SETTINGS)
+    assert search_measures.measures(SETTINGS, first)["rotate_rank"] == 2  # all alike
     without = SearchSettings(operations=("Brightness", "Color"))
     first = search_state.first_arrays(without)
     assert set(search_measures.measures(without, first)) == {"entropy"}
