@@ -12,13 +12,15 @@ not timed, but reported. `HostPolicy` takes NumPy images, one or 64 a call.
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import machine
 import numpy as np
@@ -93,10 +95,14 @@ def contenders(images: np.ndarray) -> dict[str, dict[str, Callable]]:
     for name, policy in policies.items():
         run = jax.jit(augment.apply, static_argnames="grouping")
         key = jax.random.key(1)
+        several = itertools.cycle(jax.random.split(key, 50))  # one draw: another a call
         tasks[name] = {
             "ours": functools.partial(finished, run, policy, key, images),
             "ours, 16 draws": functools.partial(
                 finished, run, policy, key, images, grouping=16
+            ),
+            "ours, one draw": functools.partial(
+                by_turns, run, policy, several, images, grouping=1
             ),
             "pillow": functools.partial(policy_by_pillow, policy, images),
             **peers(name, images),
@@ -127,6 +133,11 @@ def finished(run: Callable, *args, **kwargs):
     import jax
 
     return jax.block_until_ready(run(*args, **kwargs))
+
+
+def by_turns(run: Callable, policy: Any, keys: Iterator, images: Any, **given: Any):
+    """A batch by the next of the keys."""
+    return finished(run, policy, next(keys), images, **given)
 
 
 def by_pillow(each, images: np.ndarray, levels: np.ndarray, keys) -> np.ndarray:
