@@ -126,9 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", help="policy.json of searches, two or more")
     options = parser.parse_args(arguments)
     try:
-        print(report([load_policy(each) for each in options.files]))
+        text = report([load_policy(each) for each in options.files])
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    print(text)
     return 0
 
 
