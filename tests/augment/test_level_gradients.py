@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from augment.level_gradients import straight_through
+from augment.level_gradients import straight_through, with_derivatives_of
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 2)), jnp.float32)
 WEIGHTS = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3, 3, 2)), jnp.float32)
@@ -67,3 +67,16 @@ def test_gradient_of_a_directional_derivative_and_of_a_gradient():
 def test_bad_input_is_refused(images, levels, applied, complaint):
     with pytest.raises(ValueError, match=complaint):
         straight_through(images, levels, applied)
+
+
+def test_images_may_have_the_derivatives_of_others():
+    def shown(level):
+        return with_derivatives_of(IMAGES * level, WEIGHTS * level**2)
+
+    np.testing.assert_array_equal(shown(0.7), IMAGES * 0.7)
+    # Twice, and of the smooth ones alone.
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(mode(shown)(0.7), 1.4 * WEIGHTS, rtol=1e-6)
+        np.testing.assert_allclose(mode(jax.jacfwd(shown))(0.7), 2 * WEIGHTS, rtol=1e-6)
+    with pytest.raises(ValueError, match="both must have one shape"):
+        with_derivatives_of(IMAGES, WEIGHTS[:1])

@@ -1,4 +1,4 @@
-"""What is read out of a search: the likeliest sub-policies, as numbers and in words."""
+"""What a search is read out as, and the random pairs it is compared with."""
 
 import dataclasses
 import json
@@ -73,3 +73,12 @@ def test_numbers_that_are_not_finite_have_no_text():
     bad = dataclasses.replace(SEARCHED, logits=SEARCHED.logits.at[0].set(jnp.nan))
     with pytest.raises(ValueError, match="not finite"):
         augment.policy_text(bad, best=2)
+
+
+def test_random_pairs_may_be_of_other_operations():
+    table = [augment.operation(name) for name in ("Rotate", "Invert", "Color")]
+    made = augment.random_policy(jax.random.key(0), count=3, table=table)
+    assert sorted(map(tuple, np.asarray(made.operations))) == [(0, 1), (0, 2), (1, 2)]
+    assert [each.name for each in made.table] == ["Rotate", "Invert", "Color"]
+    with pytest.raises(ValueError, match="count must lie in 1 … 3, got 4"):
+        augment.random_policy(jax.random.key(0), count=4, table=table)
