@@ -249,7 +249,7 @@ def improve(
     )
     # Neither the relaxation nor the released code is scaled.
     plain = settings.estimator in ("gumbel", "official")
-    square = jnp.where(square > 0, square, 1) if not plain else jnp.ones(())
+    square = jnp.ones(()) if plain else jnp.where(square > 0, square, 1)
     found = _in_choices(
         settings, search, draws, verdict, baseline, temperature, jnp.sqrt(square)
     )
