@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from jaxfaces.engine.options import Options
 from jaxfaces.engine.program import Program
 from jaxfaces.engine.rundir import RunDir
 from jaxfaces.engine.timeline import Timeline
+
+# How often a reader follows a run that replaces its checkpoints meanwhile.
+READINGS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,17 +141,24 @@ def restore(
     task, options = _override(task, options, overrides or {})
     assembly = assemble(task, options)
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        template = assembly.template()
-        step = _choose(checkpoints, checkpoint)
-        try:
-            tree = checkpoints.restore(step, template)
-        except CheckpointError:
-            # The run itself may just have replaced it by a newer one.
-            newer = _choose(checkpoints, checkpoint)
-            if newer == step:
-                raise
-            step, tree = newer, checkpoints.restore(newer, template)
+        step, tree = _read(checkpoints, checkpoint, assembly.template())
         return assembly, tree["state"], step
+
+
+def _read(checkpoints: Checkpoints, checkpoint: str, template: Any) -> tuple[int, Any]:
+    """The chosen step and its tree, though a running run replaces its checkpoints."""
+    for _ in range(READINGS):
+        steps = checkpoints.steps()
+        try:
+            step = _choose(checkpoints, steps, checkpoint)
+            return step, checkpoints.restore(step, template)
+        except CheckpointError:
+            if checkpoints.steps() == steps:
+                raise
+    raise CheckpointError(
+        f"the run replaces the checkpoints in {checkpoints.folder} faster than they "
+        "can be read: try again, or raise its --checkpoint_every or --keep"
+    )
 
 
 def _override(
@@ -169,8 +179,7 @@ def _override(
     return config.replace(task, own), config.replace(options, rest)
 
 
-def _choose(checkpoints: Checkpoints, checkpoint: str) -> int:
-    steps = checkpoints.steps()
+def _choose(checkpoints: Checkpoints, steps: Sequence[int], checkpoint: str) -> int:
     if not steps:
         raise CheckpointError(f"{checkpoints.folder} holds no complete checkpoint")
     if checkpoint == "last":

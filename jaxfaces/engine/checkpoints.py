@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,14 @@ from jaxfaces.engine import distributed
 from jaxfaces.engine.digests import digests, fault, other_shapes, reason
 from jaxfaces.engine.errors import CheckpointError, OtherProgramError
 
+T = TypeVar("T")
+
 # Names beside the caller's own in the notes of a checkpoint.
 _LEAVES, _SEAL = "leaves", "seal"
 # Bytes to leave free for the small files beside the arrays.
 _SLACK = 1 << 20
+# How often a folder is listed anew in which a running run deletes.
+_LISTINGS = 10
 
 
 @dataclasses.dataclass
@@ -62,7 +66,9 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = _listed(
+            lambda: ocp.CheckpointManager(folder.absolute(), options=options)
+        )
         # Donation reuses the state's buffers while orbax still writes: write a copy.
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
@@ -82,7 +88,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        self._manager.reload()
+        _listed(self._manager.reload)
         return sorted(self._manager.all_steps())
 
     def save(
@@ -269,6 +275,16 @@ class Checkpoints:
             f"{last}. "
             "Make room or mend the disk, then give the same command to go on"
         )
+
+
+def _listed(act: Callable[[], T]) -> T:
+    """What lists a folder and then looks at each entry, though some go meanwhile."""
+    for _ in range(_LISTINGS - 1):
+        try:
+            return act()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return act()
 
 
 def _shapes(like: Any) -> Any:

@@ -8,11 +8,12 @@ from pathlib import Path
 import contract_tasks
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import jaxfaces
 from jaxfaces import evaluate, train
-from jaxfaces.engine import logs, loop
+from jaxfaces.engine import assembly, logs, loop
 from jaxfaces.engine.checkpoints import Checkpoints
 from jaxfaces.engine.errors import CheckpointError
 
@@ -223,3 +224,34 @@ def test_empty_leaves_and_keys_in_a_state_come_back(tmp_path):
 def test_a_loaded_run_needs_no_checkpoint(copy):
     shutil.rmtree(copy / "checkpoints")
     assert jaxfaces.load(copy, task_class=TASK).step == 12
+
+
+def test_a_reader_follows_a_run_that_replaces_its_checkpoints(copy, monkeypatch):
+    restore, tried = Checkpoints.restore, []
+
+    def replaced_first(self, step, like):
+        tried.append(step)
+        if len(tried) < 4:
+            shutil.rmtree(self.folder / str(step))
+        return restore(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", replaced_first)
+    _, _, step = assembly.restore(copy, task_class=TASK)
+    assert tried == [12, 10, 8, 5]
+    assert step == 5
+
+
+@pytest.mark.parametrize("gone", [FileNotFoundError, NotADirectoryError])
+def test_a_folder_is_listed_anew_when_an_entry_goes(copy, monkeypatch, gone):
+    reload, times = ocp.CheckpointManager.reload, []
+
+    def once_too_late(self):
+        times.append(1)
+        if len(times) == 1:
+            raise gone("10")
+        reload(self)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "reload", once_too_late)
+    with Checkpoints(copy / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [4, 5, 8, 10, 12]
+    assert len(times) == 2
