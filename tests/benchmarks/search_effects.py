@@ -1,10 +1,11 @@
 """What a step of a search can see: effects of operations on f, and what batches add.
 
-python tests/benchmarks/search_effects.py [--data_dir=DIR] [--out FILE]
-    [--batches=12] [--draws=10]
+python tests/benchmarks/search_effects.py [--data_dir=DIR] [--init_from=FILE]
+    [--out FILE] [--batches=12] [--draws=10]
 
-The validation half is rotated by 30 degrees, as in the planted studies: on digits and,
-where --data_dir has it, on 1,000 images of CIFAR-10. After some steps of a search
+The validation half is rotated by 30 degrees, as in the planted studies: on digits,
+where --data_dir has it on 1,000 images of CIFAR-10, and on those again with a network
+that begins with the weights in --init_from. After some steps of a search
 without updates of its policy, several batches are tried with several draws each, and f,
 the change of the validation loss by one step, is taken apart: its variance between
 draws of one batch, that of the batches' means, and by least squares the effect of each
@@ -25,7 +26,7 @@ import numpy as np
 import optax
 
 import augment
-from jaxfaces.engine import config, optimizers
+from jaxfaces.engine import config, optimizers, steps, variables
 from jaxfaces.tasks import classification_loss, search_state
 from jaxfaces.tasks.policy_search import PolicySearch
 
@@ -38,34 +39,54 @@ PLANTED = {
     "policy_lr": 0.0,
     "steps": 240,
 }
-DIGITS = {"dataset": "digits", "grey": True, "padding": 1, "cutout": 0.25}
-CIFAR = {"dataset": "cifar10", "train_images": 1000, "padding": 4, "flip": True}
+DIGITS = {
+    "dataset": "digits",
+    "grey": True,
+    "padding": 1,
+    "cutout": 0.25,
+    "batch_size": 64,
+}
+CIFAR = {
+    "dataset": "cifar10",
+    "train_images": 1000,
+    "padding": 4,
+    "flip": True,
+    "batch_size": 50,
+}
+TRAINED = {"lr": 0.01}  # of a network that begins with weights
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", default="")
+    parser.add_argument("--init_from", type=Path)
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    sets = {"digits": DIGITS | {"batch_size": 64}}
+    if args.init_from and not args.data_dir:
+        parser.error("--init_from is for CIFAR-10: --data_dir is missing")
+    cifar = CIFAR | {"data_dir": args.data_dir}
+    sets = {"digits": (DIGITS, None)}
     if args.data_dir:
-        sets["cifar10"] = CIFAR | {"batch_size": 50, "data_dir": args.data_dir}
+        sets["cifar10"] = (cifar, None)
+    if args.init_from:
+        loaded, _ = variables.load(args.init_from)
+        sets["cifar10_trained"] = (cifar | TRAINED, loaded)
     report = machine.heading("jax", "jaxlib", "flax")
-    for name, flags in sets.items():
+    for name, (flags, begin) in sets.items():
         task = config.replace(PolicySearch(), PLANTED | flags)
-        report[name] = Search(task).effects(args.batches, args.draws)
+        report[name] = Search(task, begin).effects(args.batches, args.draws)
         print(json.dumps({name: report[name]}, indent=2), flush=True)
     if args.out:
         args.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 class Search:
-    """A search whose policy stays as it is."""
+    """A search whose policy stays as it is; None begins with fresh weights."""
 
-    def __init__(self, task: PolicySearch):
-        self.task, self.streams = task, task.streams("train", 0)
+    def __init__(self, task: PolicySearch, begin: Any | None):
+        self.task, self.begin, self.streams = task, begin, task.streams("train", 0)
         self.sizes = {
             name: (each.examples, each.classes) for name, each in self.streams.items()
         }
@@ -85,6 +106,8 @@ class Search:
 
     def effects(self, batches: int, draws: int) -> list[dict[str, Any]]:
         state = self.task.init(jax.random.key(0), self.batch(0), self.sizes)
+        if self.begin is not None:
+            state = steps.with_variables(state, self.begin)
         rows, done = [], 0
         for upto in STEPS:
             for number in range(done, upto):
