@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from jaxfaces.data.streams import Stream, ordered
 from jaxfaces.engine import config, mesh, reader
 from jaxfaces.engine import resident as resident_lib
 from jaxfaces.engine.checkpoints import Checkpoints
-from jaxfaces.engine.errors import CheckpointError, RunError
+from jaxfaces.engine.errors import CheckpointError, OtherProgramError, RunError
 from jaxfaces.engine.options import Options
 from jaxfaces.engine.program import Program
 from jaxfaces.engine.rundir import RunDir
@@ -18,6 +19,8 @@ from jaxfaces.engine.timeline import Timeline
 
 # How often a reader follows a run that replaces its checkpoints meanwhile.
 READINGS = 20
+# Seconds in which a deletion that has begun ends: files go first, their folder last.
+DELETION = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +155,17 @@ def _read(checkpoints: Checkpoints, checkpoint: str, template: Any) -> tuple[int
         try:
             step = _choose(checkpoints, steps, checkpoint)
             return step, checkpoints.restore(step, template)
-        except CheckpointError:
+        except OtherProgramError:
+            raise  # a newer one would not help
+        except CheckpointError as error:
+            time.sleep(DELETION)
             if checkpoints.steps() == steps:
                 raise
+            last = error
     raise CheckpointError(
         f"the run replaces the checkpoints in {checkpoints.folder} faster than they "
         "can be read: try again, or raise its --checkpoint_every or --keep"
-    )
+    ) from last
 
 
 def _override(

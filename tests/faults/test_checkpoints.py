@@ -1,8 +1,10 @@
 """Damaged checkpoints: noticed, named, and gone back from only when asked to."""
 
+import itertools
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import contract_tasks
@@ -241,17 +243,43 @@ def test_a_reader_follows_a_run_that_replaces_its_checkpoints(copy, monkeypatch)
     assert step == 5
 
 
+def test_a_checkpoint_that_is_half_deleted_is_not_called_damaged(copy, monkeypatch):
+    folder, restore = copy / "checkpoints" / "10", Checkpoints.restore
+
+    def half_deleted(self, step, like):
+        shutil.rmtree(folder / "tree")
+        return restore(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", half_deleted)
+    monkeypatch.setattr(time, "sleep", lambda _: shutil.rmtree(folder, True))
+    with pytest.raises(CheckpointError, match=r"--checkpoint=10 must be last, best or"):
+        assembly.restore(copy, checkpoint="10", task_class=TASK)
+
+
+def test_a_run_that_is_always_ahead_of_its_reader_is_said_to_be(copy, monkeypatch):
+    def damaged(self, step, like):
+        raise CheckpointError("gone")
+
+    ever = itertools.count()
+    monkeypatch.setattr(Checkpoints, "restore", damaged)
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: [next(ever)])
+    monkeypatch.setattr(assembly, "DELETION", 0)
+    with pytest.raises(CheckpointError, match="faster than.*--checkpoint_every"):
+        assembly.restore(copy, task_class=TASK)
+
+
 @pytest.mark.parametrize("gone", [FileNotFoundError, NotADirectoryError])
 def test_a_folder_is_listed_anew_when_an_entry_goes(copy, monkeypatch, gone):
-    reload, times = ocp.CheckpointManager.reload, []
+    name, times = "_load_checkpoint_infos", []  # of the constructor and of reload
+    load = getattr(ocp.CheckpointManager, name)
 
-    def once_too_late(self):
+    def too_late_at_first(self, *args, **kwargs):
         times.append(1)
-        if len(times) == 1:
+        if len(times) % 2:
             raise gone("10")
-        reload(self)
+        return load(self, *args, **kwargs)
 
-    monkeypatch.setattr(ocp.CheckpointManager, "reload", once_too_late)
+    monkeypatch.setattr(ocp.CheckpointManager, name, too_late_at_first)
     with Checkpoints(copy / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4, 5, 8, 10, 12]
-    assert len(times) == 2
+    assert len(times) == 4
