@@ -1,6 +1,7 @@
 """Flags and flagfiles to configurations and back."""
 
 import difflib
+import itertools
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from jaxfaces.engine import echoes, flagfiles
 from jaxfaces.engine.errors import Interrupted, RunError, UsageError
 
 MOST_TEXT = 1000
+LONGEST = 100  # name of a flag; absl would compare a longer one by deep recursion
 ERROR = "jaxfaces:"
 HELP = ("-h", "--h", "-help", "--help", "--helpshort", "--helpfull")
 
@@ -125,6 +127,9 @@ def _values(
     try:
         if any(_names(word, "undefok") for word in words):  # absl's, which hides errors
             raise flags.UnrecognizedFlagError("undefok")
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            if word.startswith("-") and len(name := _name(word)) > LONGEST:
+                raise flags.UnrecognizedFlagError(f"{name[:LONGEST]}...")
         rest = values(["", *words])
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, owner, 3, 0.6)
@@ -158,8 +163,12 @@ def _define(knob: config_lib.Knob, values: flags.FlagValues) -> None:
     flags.DEFINE_flag(flag, values)
 
 
+def _name(word: str) -> str:
+    return word.partition("=")[0].removeprefix("-").removeprefix("-")
+
+
 def _names(word: str, flag: str) -> bool:
-    return word.partition("=")[0] in (f"--{flag}", f"-{flag}")
+    return word.startswith("-") and _name(word) == flag
 
 
 def _take(words: Sequence[str], flag: str) -> tuple[str, list[str]]:

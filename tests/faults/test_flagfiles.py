@@ -409,6 +409,8 @@ def test_a_flag_may_be_given_in_two_words(place, trained):
         (f"--milestones={10**400}", "--milestones must be within"),
         ("--notest=3", "--notest=3 does not take an argument"),
         ("--undefok=stepps", "unknown flag --undefok"),
+        (f"-{'a' * 5000}", f"unknown flag --{'a' * 100}..."),
+        (f"--{'a' * 5000}=3", f"unknown flag --{'a' * 100}..."),
         ("--dataset=a\nb", "--dataset may not hold the character '\\n'"),
         ("--dataset=\udcff", "--dataset may not hold the character '\\udcff'"),
         ("--profile=²:1", "--profile must be START:COUNT"),
