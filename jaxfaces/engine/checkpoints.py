@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxfaces.engine import distributed
 from jaxfaces.engine.digests import digests, fault, other_shapes, reason
 from jaxfaces.engine.errors import CheckpointError, OtherProgramError
+from jaxfaces.engine.stored import restorable, shapes, storable
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Checkpoints:
           CheckpointError: this or an earlier checkpoint cannot be written.
         """
         self._policy.best = best
-        copied = jax.tree.map(_storable, self._copy(tree))
+        copied = jax.tree.map(storable, self._copy(tree))
         self._check_room(copied)
         notes = {**meta, _LEAVES: digests(copied)}
         notes[_SEAL] = _seal(notes)
@@ -162,7 +162,7 @@ class Checkpoints:
 
     def _verify(self, step: int, like: Any) -> None:
         saved = self._notes(step)[_LEAVES]
-        stored = jax.tree.map(_storable, _shapes(like))
+        stored = jax.tree.map(storable, shapes(like))
         if differing := other_shapes(saved, stored):
             raise OtherProgramError(
                 f"checkpoint {self.folder / str(step)} is of another program or other "
@@ -172,10 +172,10 @@ class Checkpoints:
             raise self._damaged(step, found)
 
     def _load(self, step: int, like: Any) -> Any:
-        stored = jax.tree.map(_storable, _shapes(like))
+        stored = jax.tree.map(storable, shapes(like))
         args = ocp.args.Composite(tree=ocp.args.StandardRestore(stored))
         tree = self._read(step, args)["tree"]
-        return jax.tree.map(_restorable, tree, _shapes(like))
+        return jax.tree.map(restorable, tree, shapes(like))
 
     def newest(
         self, like: Any, *, resume: str, warn: Callable[[str], None]
@@ -285,26 +285,6 @@ def _listed(act: Callable[[], T]) -> T:
         except (FileNotFoundError, NotADirectoryError):
             continue
     return act()
-
-
-def _shapes(like: Any) -> Any:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-
-
-def _storable(leaf: Any) -> Any:
-    """What stands for a leaf on disk: orbax saves no array without entries."""
-    if leaf.size:
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((1,), jnp.uint8, sharding=leaf.sharding)
-    return jax.device_put(np.zeros((1,), np.uint8), leaf.sharding)
-
-
-def _restorable(stored: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """The leaf that `_storable` made `stored` of."""
-    if like.size:
-        return stored
-    return jax.device_put(np.zeros(like.shape, like.dtype), like.sharding)
 
 
 def _seal(notes: Mapping[str, Any]) -> str:

@@ -5,12 +5,12 @@ python tests/benchmarks/search_effects.py [--data_dir=DIR] [--init_from=FILE]
 
 The validation half is rotated by 30 degrees, as in the planted studies: on digits,
 where --data_dir has it on 1,000 images of CIFAR-10, and on those again with a network
-that begins with the weights in --init_from. After some steps of a search
-without updates of its policy, several batches are tried with several draws each, and f,
-the change of the validation loss by one step, is taken apart: its variance between
-draws of one batch, that of the batches' means, and by least squares the effect of each
-operation that is applied, with its standard error. Below 0 is better than leaving the
-operation out.
+that begins with the weights in --init_from. After some steps of a search without
+updates of its policy, several batches are tried with several draws each, and f, the
+change of the validation loss by one step, is taken apart: its variance between draws of
+one batch, that of the batches' means, and by least squares the effect of each operation
+that is applied, with its standard error. Below 0 is better than leaving the operation
+out.
 """
 
 import argparse
